@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Known frames for tests: every pixel is a function of its position and the frame number, and the
+ * stream and frame numbers are written into the picture as black and white cells, so that a
+ * screenshot tells by itself which frame it shows. testbed/pattern.py is the reading side.
+ */
+#ifndef XEN_DMABUF_PATTERN_H
+#define XEN_DMABUF_PATTERN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#define MAX_SCREENS 4
+#define BUFFERS 2
+
+struct picture {
+	uint8_t *pixels;
+	uint32_t width;		/* pixels */
+	uint32_t height;	/* pixels */
+	uint32_t pitch;		/* bytes per line */
+	uint32_t fourcc;	/* DRM_FORMAT_* */
+};
+
+struct buffer {
+	struct picture picture;
+	uint64_t size;		/* bytes */
+	uint32_t handle;
+	uint32_t framebuffer;
+};
+
+struct screen {
+	uint32_t connector;
+	uint32_t crtc;
+	uint8_t stream;
+	struct buffer buffers[BUFFERS];
+	unsigned int front;	/* index of the buffer on the screen */
+	uint32_t frame;		/* number of the frame on the screen */
+	uint64_t flips;		/* page flips answered by the backend */
+	uint64_t wanted;	/* page flips still to be made; UINT64_MAX: for ever */
+	bool pending;		/* a page flip is under way */
+	int error;		/* errno of the last refused page flip, 0 if none */
+};
+
+struct screens {
+	int fd;
+	unsigned int count;
+	struct screen screen[MAX_SCREENS];
+};
+
+/* draw.c */
+void picture_draw(const struct picture *picture, uint8_t stream, uint32_t frame);
+uint32_t picture_get(const struct picture *picture, uint32_t x, uint32_t y);
+void picture_set(const struct picture *picture, uint32_t x, uint32_t y, uint32_t rgb);
+
+/* screens.c; functions return 0 or a negative errno */
+int screens_open(struct screens *screens, const char *device, uint32_t fourcc, unsigned int first_stream);
+void screens_close(struct screens *screens);
+int screens_flip(struct screens *screens);
+int screens_events(struct screens *screens);
+bool screens_idle(const struct screens *screens);
+
+/* control.c */
+int control_listen(const char *path);
+int control_send(const char *path, const char *command);
+void control_serve(struct screens *screens, int client, FILE **waiting);
+void control_report(const struct screens *screens, FILE *stream);
+
+#endif

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: MIT
+"""One cache folder for everything big, each product under a key made of its inputs."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from .errors import TestbedError
+
+ENVIRONMENT = "XEN_DMABUF_CACHE"
+KEPT_VERSIONS = 2
+
+
+def root() -> Path:
+    """The cache folder: ``$XEN_DMABUF_CACHE``, else ``~/.cache/xen-dmabuf-testbed``."""
+    configured = os.environ.get(ENVIRONMENT)
+    folder = Path(configured) if configured else Path.home() / ".cache" / "xen-dmabuf-testbed"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TestbedError(
+            f'cache folder "{folder}": {error.strerror}; set {ENVIRONMENT} to a folder that you can write'
+        ) from error
+    return folder
+
+
+def digest(paths: Iterable[Path]) -> str:
+    """SHA-256 over names and contents of files and whole folders, in a stable order."""
+    state = hashlib.sha256()
+    for path in paths:
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        for file in files:
+            if "__pycache__" in file.parts:
+                continue
+            state.update(str(file.relative_to(path.parent)).encode() + b"\0")
+            state.update(oct(file.stat().st_mode & 0o111).encode())
+            state.update(file.read_bytes())
+    return state.hexdigest()
+
+
+def say(message: str) -> None:
+    """A progress line: what the testbed does now."""
+    print(f"[testbed {time.strftime('%H:%M:%S')}] {message}", flush=True)
+
+
+@contextlib.contextmanager
+def locked(name: str) -> Iterator[None]:
+    """Hold an exclusive lock of the cache, so that two runs never build the same thing."""
+    with open(root() / f".{name}.lock", "w", encoding="utf-8") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            say(f"{name}: another run is building it, waiting")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def disk_errors_explained(what: str) -> Iterator[None]:
+    """Turn a full disk into one sentence with the remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise TestbedError(
+                f'{what}: no space left below "{root()}"; free about 12 GB, '
+                f"or set {ENVIRONMENT} to a folder on another disk"
+            ) from error
+        raise
+
+
+def stage(name: str, inputs: dict[str, str], build: Callable[[Path], None]) -> Path:
+    """The folder of a product, built only if no folder with the same inputs exists.
+
+    ``build`` gets an empty folder and fills it; the folder becomes visible under its key only
+    when it is complete, so an interrupted run never leaves a half product.
+    """
+    key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+    final = root() / f"{name}-{key}"
+    with locked(name):
+        if final.exists():
+            os.utime(final)
+            say(f"{name}: cached")
+            return final
+        partial = root() / f".{name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        say(f"{name}: building")
+        started = time.monotonic()
+        try:
+            with disk_errors_explained(name):
+                partial.mkdir()
+                build(partial)
+                (partial / "inputs.json").write_text(json.dumps(inputs, indent=1), encoding="utf-8")
+                partial.rename(final)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        say(f"{name}: built in {time.monotonic() - started:.0f} s")
+        prune(name)
+    return final
+
+
+def prune(name: str) -> None:
+    """Drop all but the last used versions of a product."""
+    versions = [p for p in root().glob(f"{name}-*") if len(p.name) == len(name) + 17]
+    versions.sort(key=lambda p: p.stat().st_mtime, reverse=True)
+    for old in versions[KEPT_VERSIONS:]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def clear() -> None:
+    """Remove the whole cache folder."""
+    shutil.rmtree(root())

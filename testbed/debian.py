@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: MIT
+"""Debian trixie's arm64 packages, fetched on any host with an apt of their own."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+from . import cache, process
+from .errors import TestbedError
+
+SUITE = "trixie"
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+
+
+def mirror() -> str:
+    """The archive that this machine's apt is configured for (never named here)."""
+    listing = subprocess.run(
+        ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT) $(ORIGIN)"],
+        text=True, capture_output=True, check=False).stdout
+    for line in listing.splitlines():
+        uri, release, component, *origin = line.split()
+        if component == "main" and origin == ["Debian"] and not re.search(r"security|updates", uri + release):
+            return uri
+    raise TestbedError(
+        'apt has no Debian archive with lists; run "apt-get update" and check the apt sources')
+
+
+class Archive:
+    """An apt that knows only trixie/arm64; its state lives in the cache folder. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self.folder = cache.root() / "apt"
+        self.uri = mirror()
+
+    def _options(self) -> list[str]:
+        options = {
+            "Dir::Etc::sourcelist": self.folder / "sources.list",
+            "Dir::Etc::sourceparts": "-",
+            "Dir::State::lists": self.folder / "lists",
+            "Dir::State::status": self.folder / "status",
+            "Dir::Cache": self.folder / "cache",
+            "APT::Architecture": "arm64",
+            "APT::Architectures": "arm64",
+            "APT::Sandbox::User": "root",
+        }
+        return [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
+
+    def update(self) -> None:
+        """Fetch the package lists; offline, lists of an earlier run are used, with a word about it."""
+        for name in ("lists/partial", "cache/archives/partial"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        (self.folder / "status").touch()
+        (self.folder / "sources.list").write_text(
+            f"deb [signed-by={KEYRING}] {self.uri} {SUITE} main\n", encoding="utf-8")
+        try:
+            process.run(["apt-get", *self._options(), "-o", "APT::Update::Error-Mode=any", "update"],
+                        what=f"Debian {SUITE} package lists", remedy="is the network there?")
+        except TestbedError:
+            if not any((self.folder / "lists").glob("*Packages*")):
+                raise
+            cache.say(f"Debian {SUITE}: the archive can't be reached, using the lists of the last run")
+
+    def version(self, package: str) -> str:
+        """The version that would be installed."""
+        text = process.run(["apt-cache", *self._options(), "policy", package], what=package)
+        found = re.search(r"Candidate: (\S+)", text)
+        if not found or found[1] == "(none)":
+            raise TestbedError(f'Debian {SUITE} has no package "{package}"; is the archive complete?')
+        return found[1]
+
+    def unpack(self, packages: list[str], folder: Path) -> None:
+        """Download packages (not their dependencies) and unpack them into a folder."""
+        archives = self.folder / "debs"
+        archives.mkdir(exist_ok=True)
+        for package in packages:
+            version = self.version(package)
+            pattern = f"{package}_{version.replace(':', '%3a')}_*.deb"
+            if not any(archives.glob(pattern)):
+                for old in archives.glob(f"{package}_*.deb"):
+                    old.unlink()
+                process.run(["apt-get", *self._options(), "download", f"{package}={version}"],
+                            what=package, cwd=archives, remedy="is the network there?")
+            process.run(["dpkg-deb", "-x", str(next(archives.glob(pattern))), str(folder)], what=package)
+
+    def bootstrap(self, packages: list[str], folder: Path) -> None:
+        """Unpack packages and all their dependencies into a root, running no maintainer script."""
+        process.run(
+            ["mmdebstrap", "--quiet", "--architectures=arm64", "--variant=extract",
+             "--aptopt=APT::Sandbox::User \"root\"", "--skip=check/empty",
+             f"--include={','.join(packages)}", SUITE, str(folder),
+             f"deb [signed-by={KEYRING}] {self.uri} {SUITE} main"],
+            what=f"Debian {SUITE} arm64 root", remedy="is the network there?",
+            env={"TMPDIR": os.environ.get("TMPDIR", "/tmp")})

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: MIT
+"""The host's packages: named, installed where that is possible, otherwise explained."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+from . import process
+from .cache import say
+from .errors import TestbedError
+
+PACKAGES = (
+    # the virtual machine
+    "qemu-system-arm", "ipxe-qemu", "openssh-client",
+    # Dom0's and the DomU's root, without a foreign chroot
+    "mmdebstrap", "e2fsprogs", "debian-archive-keyring", "qemu-user-static", "systemd",
+    # the arm64 kernel and the C clients
+    "gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "gcc", "libc6-dev", "make", "flex", "bison", "bc",
+    "libssl-dev", "libelf-dev", "xz-utils", "ccache", "patch", "rsync", "kmod", "cpio", "perl",
+    # Wayland protocol descriptions for the backend's bindings
+    "wayland-protocols", "libwayland-bin", "libwayland-dev", "pkg-config",
+)
+"""Debian packages; an i386/amd64/arm64 Debian 12 or newer has all of them."""
+
+
+def missing() -> list[str]:
+    """Names of PACKAGES that dpkg does not list as installed."""
+    try:
+        done = subprocess.run(
+            ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *PACKAGES],
+            text=True, capture_output=True, check=False)
+    except FileNotFoundError as error:
+        raise TestbedError("dpkg-query is not here: the testbed runs on Debian 12 or newer") from error
+    present = {line.split()[0] for line in done.stdout.splitlines() if line.endswith(" installed")}
+    return [name for name in PACKAGES if name not in present]
+
+
+def require_root() -> None:
+    """Building file systems with root-owned files needs root."""
+    if os.geteuid() != 0:
+        raise TestbedError("the testbed builds root file systems: run it as root (sudo make …)")
+
+
+def install() -> None:
+    """Install what is missing by apt, saying what."""
+    names = missing()
+    if not names:
+        return
+    if os.geteuid() != 0:
+        raise TestbedError(
+            f"these Debian packages are missing: {' '.join(names)}; "
+            f'run "make host-packages" as root, or apt-get install them')
+    say(f"installing from Debian: {' '.join(names)}")
+    quiet = {"DEBIAN_FRONTEND": "noninteractive"}
+    process.run(["apt-get", "update"], what="package lists", env=quiet,
+                remedy="is the network there, and is apt configured?")
+    process.run(["apt-get", "install", "-y", "--no-install-recommends", *names],
+                what="host packages", env=quiet, remedy="is the network there?")

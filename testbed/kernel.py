@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: MIT
+"""The patched arm64 kernel: Debian's source, the layer's patches and fragments, QEMU's drivers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from . import cache, layout, process
+from .debian import Archive
+from .errors import TestbedError
+
+SOURCE_PACKAGE = "linux-source-6.12"
+SELFTEST = "tools/testing/selftests/drivers/xen/gntdev"
+
+
+def patches() -> list[Path]:
+    """The series in order."""
+    found = sorted(layout.KERNEL_SERIES.glob("[0-9]*.patch"))
+    if not found:
+        raise TestbedError(f'no patches in "{layout.KERNEL_SERIES}"; is the whole repository cloned?')
+    return found
+
+
+def fragments() -> list[Path]:
+    """Kernel configuration: the layer's fragments, then what QEMU needs."""
+    return [*layout.KERNEL_FRAGMENTS, layout.TESTBED_FRAGMENT]
+
+
+def wanted_symbols(files: list[Path]) -> dict[str, str]:
+    """Symbol -> value ("n" for "is not set") over all fragments; later files win."""
+    wanted = {}
+    for file in files:
+        for line in file.read_text(encoding="utf-8").splitlines():
+            if line.startswith("CONFIG_"):
+                name, value = line.split("=", 1)
+                wanted[name] = value
+            elif line.endswith(" is not set"):
+                wanted[line.split()[1]] = "n"
+    return wanted
+
+
+def check_config(config: Path, wanted: dict[str, str]) -> None:
+    """Every symbol of the fragments has its value in the final configuration; else an error names it."""
+    got = wanted_symbols([config])
+    lost = [f"{name}={value} (is {got.get(name, 'n')})"
+            for name, value in wanted.items() if got.get(name, "n") != value]
+    if lost:
+        raise TestbedError(
+            "kernel configuration: these symbols of the fragments did not take: "
+            + ", ".join(lost) + "; does something that they depend on lack?")
+
+
+def make(tree: Path, *targets: str, log: Path | None = None) -> None:
+    """make for arm64 with a compiler cache in the cache folder."""
+    jobs = os.cpu_count() or 1
+    process.run(
+        ["make", f"-j{jobs}", "ARCH=arm64", "CROSS_COMPILE=aarch64-linux-gnu-",
+         "CC=ccache aarch64-linux-gnu-gcc", "KBUILD_BUILD_TIMESTAMP=2026-01-01", "KBUILD_BUILD_USER=testbed",
+         "KBUILD_BUILD_HOST=testbed", *targets],
+        what=f"kernel, make {' '.join(targets)}", cwd=tree, log=log,
+        env={"CCACHE_DIR": str(cache.root() / "ccache"), "CCACHE_MAXSIZE": "3G",
+             "CCACHE_BASEDIR": str(tree), "CCACHE_NOHASHDIR": "1"})
+
+
+def unpack(folder: Path) -> Path:
+    """Debian's kernel source with the series applied."""
+    archive = Archive()
+    archive.update()
+    archive.unpack([SOURCE_PACKAGE], folder / "source")
+    tarball = next((folder / "source/usr/src").glob("linux-source-*.tar.xz"))
+    process.run(["tar", "-C", str(folder), "-xf", str(tarball)], what="kernel source")
+    shutil.rmtree(folder / "source")
+    tree = next(folder.glob("linux-source-*"))
+    for patch in patches():
+        process.run(["patch", "-p1", "--forward", "--fuzz=0", "-i", str(patch)], cwd=tree,
+                    what=f"kernel patch {patch.name}",
+                    remedy=f"rebase it onto {archive.version(SOURCE_PACKAGE)}")
+    return tree
+
+
+def configure(tree: Path, extra: tuple[Path, ...] = ()) -> None:
+    """allnoconfig plus the fragments; a symbol that does not take is an error."""
+    files = [*fragments(), *extra]
+    wanted = wanted_symbols(files)
+    merged = tree / "testbed.config"
+    merged.write_text("".join(
+        f"# {name} is not set\n" if value == "n" else f"{name}={value}\n" for name, value in wanted.items()),
+        encoding="utf-8")
+    make(tree, f"KCONFIG_ALLCONFIG={merged}", "allnoconfig")
+    check_config(tree / ".config", wanted)
+
+
+def _build(folder: Path) -> None:
+    tree = unpack(folder)
+    configure(tree)
+    cache.say("kernel: compiling about 1,900 files (10 minutes on 2 cores when nothing is cached)")
+    make(tree, "Image", "modules", log=folder / "build.log")
+    make(tree, f"INSTALL_MOD_PATH={folder}/modules", "modules_install", log=folder / "modules.log")
+    shutil.copy(tree / "arch/arm64/boot/Image", folder / "Image")
+    shutil.copy(tree / ".config", folder / "config")
+    for link in (folder / "modules").rglob("build"):
+        link.unlink()
+    _build_selftests(tree, folder / "selftests")
+    shutil.rmtree(tree)
+
+
+def _build_selftests(tree: Path, target: Path) -> None:
+    """The series' own selftests, linked statically so that any root can run them."""
+    target.mkdir()
+    source = tree / SELFTEST
+    if not source.is_dir():
+        raise TestbedError(f'the kernel series has no selftest folder "{SELFTEST}"')
+    make(tree, f"INSTALL_HDR_PATH={tree}/usr", "headers_install")
+    make(tree, "-C", str(source), "KHDR_INCLUDES=-isystem " + str(tree / "usr/include"),
+         "CC=aarch64-linux-gnu-gcc", "LDLIBS=-static", f"OUTPUT={target}")
+
+
+def build() -> Path:
+    """Folder with Image, config, modules/ and selftests/."""
+    inputs = {
+        "source": SOURCE_PACKAGE,
+        "series": cache.digest(patches()),
+        "fragments": cache.digest(fragments()),
+        "recipe": cache.digest([Path(__file__)]),
+    }
+    return cache.stage("kernel", inputs, _build)

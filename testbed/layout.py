@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: MIT
+"""Where the testbed finds the product's files in this repository: nothing is written twice for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+LAYER = REPOSITORY / "meta-xen-dmabuf"
+BACKEND = REPOSITORY / "backend"
+PATTERN = REPOSITORY / "clients" / "pattern"
+KERNEL_SERIES = REPOSITORY / "kernel-patches" / "6.12"
+KERNEL_FRAGMENTS = (
+    LAYER / "recipes-kernel/linux/xen-dmabuf/xen-dmabuf-dom0.cfg",
+    LAYER / "recipes-kernel/linux/xen-dmabuf/xen-dmabuf-domu.cfg",
+)
+TESTBED_FRAGMENT = REPOSITORY / "testbed/kernel/qemu-arm64.cfg"
+WESTON = LAYER / "recipes-graphics/weston-init/xen-dmabuf"
+GUEST_CONFIG = LAYER / "recipes-extended/xen-dmabuf-guest/files/domu.cfg"
+FILES = REPOSITORY / "testbed/files"

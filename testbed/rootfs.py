@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: MIT
+"""Dom0's and the DomU's root file systems as ext4 images.
+
+Packages are unpacked without running their maintainer scripts (no foreign chroot is needed);
+what those scripts would do and we need (users, links, Python byte code) is done here.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tomllib
+from pathlib import Path
+
+from . import cache, guest_programs, keys, layout, process
+from .debian import Archive
+from .errors import TestbedError
+
+BASE_PACKAGES = [
+    "base-files", "base-passwd", "bash", "coreutils", "dash", "debianutils", "diffutils", "findutils", "grep",
+    "gzip", "hostname", "init-system-helpers", "libc-bin", "login", "mawk", "mount", "ncurses-base", "passwd",
+    "sed", "sysvinit-utils", "tar", "util-linux",
+    "systemd", "systemd-sysv", "udev", "dbus", "openssh-server", "iproute2", "kmod", "procps", "seatd", "weston",
+]
+DOM0_PACKAGES = [
+    "xen-utils-4.20", "xen-utils-common", "xenstore-utils", "libxengnttab1", "libxenevtchn1",
+    "python3", "python3-pywayland", "libatomic1",
+    "libgl1-mesa-dri", "libegl1", "libgles2", "libgbm1", "libegl-mesa0", "drm-info", "wayland-utils",
+]
+DOMU_PACKAGES = ["libdrm2"]
+PYWAYLAND = "pywayland==0.4.18"
+"""PyPI's wheel of the version that trixie packages; Debian's package has the core protocol only."""
+PROTOCOLS = ("linux_dmabuf_v1", "xdg_shell", "presentation_time", "viewporter")
+IMAGE_MIB = {"dom0": 1400, "domu": 1000}
+DIST_PACKAGES = "usr/lib/python3/dist-packages"
+
+
+def _bootstrap(name: str, packages: list[str]) -> Path:
+    """An unpacked Debian root; only the package list decides whether it is built again."""
+    def build(folder: Path) -> None:
+        archive = Archive()
+        archive.update()
+        archive.bootstrap(packages, folder / "root")
+        root = folder / "root"
+        for unused in ("usr/share/doc", "usr/share/man", "usr/share/locale", "var/cache/apt", "var/lib/apt"):
+            shutil.rmtree(root / unused, ignore_errors=True)
+        for database in ("passwd", "group"):
+            shutil.copy(root / f"usr/share/base-passwd/{database}.master", root / "etc" / database)
+        _byte_compile(root)
+
+    return cache.stage(f"{name}-packages", {"packages": " ".join(packages), "suite": "trixie"}, build)
+
+
+def _byte_compile(root: Path) -> None:
+    """Dom0's Python compiles its library once here: under emulation it would do so at every start."""
+    interpreter = root / "usr/bin/python3"
+    if not interpreter.exists():
+        return
+    process.run(
+        ["qemu-aarch64-static", "-L", str(root), str(interpreter), "-m", "compileall", "-q", "-s", str(root),
+         "-x", "test|idlelib|tkinter|lib2to3|ensurepip",
+         str(root / "usr/lib/python3.13"), str(root / DIST_PACKAGES)],
+        what="Python byte code")
+
+
+def _overlay(root: Path, folder: Path) -> None:
+    """Copy a folder of this repository over the root, keeping modes, owned by root."""
+    process.run(["cp", "-r", "--preserve=mode,links", "--no-preserve=ownership", f"{folder}/.", str(root)],
+                what=f"overlay {folder.name}")
+
+
+def _users(root: Path) -> None:
+    """Create the users that all packages and units declare."""
+    process.run(["systemd-sysusers", f"--root={root}"], what="users")
+
+
+def _enable(root: Path, wants: dict[str, str]) -> None:
+    """Enable units as their [Install] sections say: unit -> target."""
+    for unit, target in wants.items():
+        folder = root / f"etc/systemd/system/{target}.wants"
+        folder.mkdir(parents=True, exist_ok=True)
+        link = folder / unit
+        if not link.is_symlink():
+            link.symlink_to(f"/usr/lib/systemd/system/{unit}")
+
+
+def _ssh(root: Path) -> None:
+    """The testbed's own key pair opens root's door; the host key is the same for all guests."""
+    folder = keys.folder()
+    (root / "root/.ssh").mkdir(mode=0o700, exist_ok=True)
+    shutil.copy(folder / "client.pub", root / "root/.ssh/authorized_keys")
+    for suffix in ("", ".pub"):
+        shutil.copy(folder / f"host{suffix}", root / f"etc/ssh/ssh_host_ed25519_key{suffix}")
+
+
+def _modules(root: Path, kernel: Path) -> None:
+    process.run(["cp", "-r", f"{kernel}/modules/lib/modules", str(root / "usr/lib/")], what="kernel modules")
+
+
+def _backend(root: Path) -> None:
+    """Install the backend as its recipe does: the wheel, and the files that INSTALL.toml lists."""
+    target = root / DIST_PACKAGES
+    work = root.parent / "pip"
+    process.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--target", str(work),
+         str(layout.BACKEND)],
+        what="backend package", remedy="is PyPI reachable for its build tool?")
+    for script in (work / "bin").iterdir():
+        text = script.read_text(encoding="utf-8").split("\n", 1)[1]
+        (root / "usr/bin" / script.name).write_text("#!/usr/bin/python3\n" + text, encoding="utf-8")
+        (root / "usr/bin" / script.name).chmod(0o755)
+    shutil.rmtree(work / "bin")
+    shutil.copytree(work, target, dirs_exist_ok=True)
+    shutil.rmtree(work)
+    listing = tomllib.loads((layout.BACKEND / "data/INSTALL.toml").read_text(encoding="utf-8"))
+    for entry in listing["file"]:
+        destination = root / entry["destination"].lstrip("/")
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(layout.BACKEND / "data" / entry["source"], destination)
+        destination.chmod(int(entry["mode"], 8))
+    process.run(
+        ["qemu-aarch64-static", "-L", str(root), str(root / "usr/bin/python3"), "-m", "compileall", "-q",
+         "-s", str(root), str(target)], what="Python byte code")
+
+
+def _python_bindings(root: Path) -> None:
+    """Wayland protocol modules that Debian's pywayland lacks, and the path of Xen's own bindings."""
+    work = root.parent / "wheel"
+    process.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--target",
+                 str(work), PYWAYLAND], what=PYWAYLAND, remedy="is PyPI reachable?")
+    for protocol in PROTOCOLS:
+        shutil.copytree(work / "pywayland/protocol" / protocol,
+                        root / DIST_PACKAGES / "pywayland/protocol" / protocol, dirs_exist_ok=True)
+    shutil.rmtree(work)
+    (root / DIST_PACKAGES / "xen.pth").write_text("/usr/lib/xen-4.20/lib/python\n", encoding="utf-8")
+
+
+def _weston(root: Path, configuration: str) -> None:
+    folder = root / "etc/xdg/weston"
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(layout.WESTON / configuration, folder / "weston.ini")
+
+
+def _write_image(name: str, root: Path, image: Path) -> None:
+    """Pack a root into ext4; a size that is too small is an error of mke2fs."""
+    for stamp in (root / "etc/.updated", root / "var/.updated"):
+        stamp.touch()
+    process.run(["mke2fs", "-q", "-t", "ext4", "-L", name, "-O", "^has_journal", "-E", "lazy_itable_init=1",
+                 "-d", str(root), str(image), f"{IMAGE_MIB[name]}M"],
+                what=f"{name} image", remedy="raise IMAGE_MIB in testbed/rootfs.py if the image is too small")
+
+
+def _copy_root(packages: Path, folder: Path) -> Path:
+    process.run(["cp", "-a", "--reflink=auto", str(packages / "root"), str(folder / "root")], what="root")
+    return folder / "root"
+
+
+def build_dom0(kernel: Path) -> Path:
+    """dom0.ext4: Xen's tools, Weston on GL, the backend with the layer's units and configuration."""
+    packages = _bootstrap("dom0", BASE_PACKAGES + DOM0_PACKAGES)
+    inputs = {
+        "packages": packages.name, "kernel": kernel.name, "pywayland": PYWAYLAND, "keys": keys.fingerprint(),
+        "files": cache.digest([layout.FILES / "common", layout.FILES / "dom0", layout.WESTON,
+                               layout.GUEST_CONFIG, layout.BACKEND / "src", layout.BACKEND / "data",
+                               layout.BACKEND / "pyproject.toml"]),
+        "recipe": cache.digest([Path(__file__)]),
+    }
+
+    def build(folder: Path) -> None:
+        root = _copy_root(packages, folder)
+        _overlay(root, layout.FILES / "common")
+        _overlay(root, layout.FILES / "dom0")
+        _modules(root, kernel)
+        shutil.copytree(kernel / "selftests", root / "usr/lib/xen-dmabuf/selftests")
+        (root / "boot").mkdir(exist_ok=True)
+        shutil.copy(kernel / "Image", root / "boot/Image")
+        _python_bindings(root)
+        _backend(root)
+        _weston(root, "dom0.ini")
+        drop_in = root / "etc/systemd/system/weston.service.d"
+        drop_in.mkdir(parents=True, exist_ok=True)
+        shutil.copy(layout.WESTON / "dom0.conf", drop_in / "xen-dmabuf.conf")
+        (root / "etc/xen").mkdir(exist_ok=True)
+        shutil.copy(layout.GUEST_CONFIG, root / "etc/xen/domu.cfg")
+        _users(root)
+        _ssh(root)
+        _enable(root, {
+            "ssh.service": "multi-user.target", "systemd-networkd.service": "multi-user.target",
+            "xen.service": "multi-user.target", "seatd.service": "multi-user.target",
+            "weston.service": "graphical.target", "weston.socket": "sockets.target",
+            "xen-dmabuf-backend.service": "multi-user.target",
+        })
+        _write_image("dom0", root, folder / "dom0.ext4")
+        shutil.rmtree(root)
+
+    return cache.stage("dom0", inputs, build) / "dom0.ext4"
+
+
+def build_domu(kernel: Path) -> Path:
+    """domu.ext4: the DomU's Weston under systemd, and the pattern program under a minimal init."""
+    packages = _bootstrap("domu", BASE_PACKAGES + DOMU_PACKAGES)
+    inputs = {
+        "packages": packages.name, "kernel": kernel.name, "keys": keys.fingerprint(),
+        "files": cache.digest([layout.FILES / "common", layout.FILES / "domu", layout.WESTON, layout.PATTERN]),
+        "recipe": cache.digest([Path(__file__), Path(guest_programs.__file__)]),
+    }
+
+    def build(folder: Path) -> None:
+        root = _copy_root(packages, folder)
+        _overlay(root, layout.FILES / "common")
+        _overlay(root, layout.FILES / "domu")
+        guest_programs.build_pattern(folder, root / "usr/bin/xen-dmabuf-pattern")
+        _weston(root, "domu.ini")
+        _users(root)
+        _ssh(root)
+        _enable(root, {
+            "ssh.service": "multi-user.target", "seatd.service": "multi-user.target",
+            "weston.service": "graphical.target", "weston.socket": "sockets.target",
+        })
+        _write_image("domu", root, folder / "domu.ext4")
+        shutil.rmtree(root)
+
+    return cache.stage("domu", inputs, build) / "domu.ext4"
+
+
+def xen() -> Path:
+    """The hypervisor binary."""
+    def build(folder: Path) -> None:
+        archive = Archive()
+        archive.update()
+        archive.unpack(["xen-hypervisor-4.20-arm64"], folder / "root")
+        found = list((folder / "root/boot").glob("xen-4.20-arm64*"))
+        if not found:
+            raise TestbedError("Debian's xen-hypervisor-4.20-arm64 has no boot/xen-4.20-arm64")
+        shutil.copy(found[0], folder / "xen")
+        shutil.rmtree(folder / "root")
+
+    return cache.stage("xen", {"package": "xen-hypervisor-4.20-arm64"}, build) / "xen"
