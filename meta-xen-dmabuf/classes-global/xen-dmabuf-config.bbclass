@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: MIT
+#
+# Inherited by conf/layer.conf. Without the word "xen-dmabuf" in DISTRO_FEATURES
+# it does nothing. With it, it sets the defaults in conf/include/xen-dmabuf.inc
+# and stops with a sentence where the configuration cannot work:
+#
+#   XEN_DMABUF_SKIP_SANITY = "1"    goes on all the same
+
+XEN_DMABUF_SKIP_SANITY[doc] = "Set to 1 to build with a configuration that meta-xen-dmabuf refuses."
+
+include ${@bb.utils.contains('DISTRO_FEATURES', 'xen-dmabuf', 'conf/include/xen-dmabuf.inc', '', d)}
+
+addhandler xen_dmabuf_sanity
+xen_dmabuf_sanity[eventmask] = "bb.event.SanityCheck"
+python xen_dmabuf_sanity() {
+    if e.data.getVar('XEN_DMABUF_SKIP_SANITY') == '1':
+        return
+    for problem in xen_dmabuf_layer.sanity.problems(e.data):
+        bb.fatal('meta-xen-dmabuf: %s' % problem)
+}
+
+addhandler xen_dmabuf_explain_no_gbm
+xen_dmabuf_explain_no_gbm[eventmask] = "bb.event.NoProvider"
+python xen_dmabuf_explain_no_gbm() {
+    if e.getItem() in ('virtual/libgbm', 'libgbm'):
+        bb.error('meta-xen-dmabuf: MACHINE "%s" has no libgbm, and the backend allocates its buffers with it. '
+                 'Set PREFERRED_PROVIDER_virtual/libgbm to the recipe of the GPU\'s driver (mesa, imx-gpu-viv).'
+                 % d.getVar('MACHINE'))
+}
