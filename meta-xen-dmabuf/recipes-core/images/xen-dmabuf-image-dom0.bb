@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: MIT
+SUMMARY = "A Dom0 that shows its guests' displays in Weston"
+DESCRIPTION = "Minimal: Xen's tools, Weston on the GPU, the display backend, and one guest \
+that is started at boot."
+LICENSE = "MIT"
+
+REQUIRED_DISTRO_FEATURES = "xen-dmabuf xen virtualization wayland opengl systemd pam"
+
+inherit core-image features_check
+
+XEN_DMABUF_GUEST_IMAGE ?= "xen-dmabuf-image-domu"
+XEN_DMABUF_GUEST_IMAGE[doc] = "The image recipe of the guest that the Dom0 image holds; empty for none. It needs IMAGE_FSTYPES with ext4."
+
+IMAGE_FEATURES += "weston ssh-server-openssh"
+IMAGE_INSTALL = "\
+    packagegroup-core-boot \
+    packagegroup-xen-dmabuf-dom0 \
+    ${@'xen-dmabuf-guest xen-dmabuf-guest-network' if d.getVar('XEN_DMABUF_GUEST_IMAGE') else ''} \
+"
+
+# The hypervisor is no package of the file system, but the image boots by it.
+do_image_complete[depends] += "xen:do_deploy"
+
+do_rootfs[depends] += "${@d.expand('${XEN_DMABUF_GUEST_IMAGE}:do_image_complete virtual/kernel:do_deploy') if d.getVar('XEN_DMABUF_GUEST_IMAGE') else ''}"
+ROOTFS_POSTPROCESS_COMMAND += "${@'install_guest;' if d.getVar('XEN_DMABUF_GUEST_IMAGE') else ''}"
+# Under the names that xen-dmabuf-guest's domu.cfg has.
+install_guest() {
+    images=${IMAGE_ROOTFS}${localstatedir}/lib/xen/images
+    install -d $images
+    cp --sparse=always ${DEPLOY_DIR_IMAGE}/${XEN_DMABUF_GUEST_IMAGE}-${MACHINE}${IMAGE_NAME_SUFFIX}.ext4 $images/domu.ext4
+    install -m 0644 ${DEPLOY_DIR_IMAGE}/${KERNEL_IMAGETYPE} $images/domu-kernel
+}
+
+require xen-dmabuf-image-dom0-qemu.inc
+require xen-dmabuf-image-dom0-imx8qm.inc
+
+# What testimage runs: lib/oeqa/runtime/cases beside the layer.
+XEN_DMABUF_TEST_SUITES ?= ""
+TEST_SUITES = "ping ssh ${XEN_DMABUF_TEST_SUITES}"

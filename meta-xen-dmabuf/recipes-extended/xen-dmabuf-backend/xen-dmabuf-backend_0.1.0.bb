@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: MIT
+SUMMARY = "Dom0 backend of Xen's para-virtual display"
+DESCRIPTION = "Serves the displif protocol of every DomU's drm_xen_front and shows the \
+frames, without a copy where the GPU allows it, as windows of Dom0's Wayland compositor."
+SECTION = "graphics"
+LICENSE = "MIT"
+LIC_FILES_CHKSUM = "file://${COMMON_LICENSE_DIR}/MIT;md5=0835ade698e0bcf8506ecda2f7b4f302"
+
+# libgbm is loaded at run time; building it first makes sure that MACHINE has one.
+DEPENDS = "virtual/libgbm"
+
+XEN_DMABUF_SOURCE = "backend"
+inherit xen-dmabuf-source
+SRC_URI += "file://run-ptest"
+
+REQUIRED_DISTRO_FEATURES = "xen-dmabuf xen wayland opengl systemd"
+
+inherit features_check python_setuptools_build_meta systemd useradd ptest
+
+SYSTEMD_SERVICE:${PN} = "xen-dmabuf-backend.service"
+
+# weston-init's groups: the compositor's socket and the GPU's nodes.
+USERADD_PACKAGES = "${PN}"
+GROUPADD_PARAM:${PN} = "--system xen-dmabuf; --system wayland; --system render"
+USERADD_PARAM:${PN} = "--system --no-create-home --home-dir /nonexistent \
+    --shell /sbin/nologin --gid xen-dmabuf --groups wayland,video,render xen-dmabuf"
+
+# The same files as backend/data/INSTALL.toml lists.
+do_install:append() {
+    install -Dm 0644 ${S}/data/xen-dmabuf-backend.service ${D}${systemd_system_unitdir}/xen-dmabuf-backend.service
+    install -Dm 0644 ${S}/data/xen-dmabuf.sysusers ${D}${nonarch_libdir}/sysusers.d/xen-dmabuf.conf
+    install -Dm 0644 ${S}/data/xen-dmabuf.rules ${D}${nonarch_base_libdir}/udev/rules.d/70-xen-dmabuf.rules
+    install -Dm 0644 ${S}/data/backend.toml ${D}${sysconfdir}/xen-dmabuf/backend.toml
+}
+
+do_install_ptest() {
+    cp -r ${S}/tests ${D}${PTEST_PATH}/
+}
+
+FILES:${PN} += "${systemd_system_unitdir} ${nonarch_libdir}/sysusers.d ${nonarch_base_libdir}/udev"
+CONFFILES:${PN} = "${sysconfdir}/xen-dmabuf/backend.toml"
+
+RDEPENDS:${PN} += "\
+    libdrm \
+    libgbm \
+    python3-asyncio \
+    python3-core \
+    python3-ctypes \
+    python3-fcntl \
+    python3-io \
+    python3-json \
+    python3-logging \
+    python3-mmap \
+    python3-pywayland \
+    python3-tomllib \
+    xen-tools-libxenevtchn \
+    xen-tools-libxengnttab \
+    xen-tools-libxenstore \
+"
+RDEPENDS:${PN}-ptest += "python3-hypothesis python3-pytest python3-unittest-automake-output"

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: MIT
+SUMMARY = "xl configuration of the guest with a virtual display, and its network"
+DESCRIPTION = "The guest is started at boot, after the display backend. A package of \
+its own bridges Dom0's wired network to the guests' interfaces."
+SECTION = "base"
+LICENSE = "MIT"
+LIC_FILES_CHKSUM = "file://${COMMON_LICENSE_DIR}/MIT;md5=0835ade698e0bcf8506ecda2f7b4f302"
+
+SRC_URI = "\
+    file://domu.cfg \
+    file://xenbr0-port.network \
+    file://xenbr0.netdev \
+    file://xenbr0.network \
+    file://xendomains.conf \
+"
+XEN_DMABUF_UNPACKDIR = "${@d.getVar('UNPACKDIR') or d.getVar('WORKDIR')}"
+S = "${XEN_DMABUF_UNPACKDIR}"
+
+REQUIRED_DISTRO_FEATURES = "xen-dmabuf xen systemd"
+
+inherit allarch features_check
+
+do_configure[noexec] = "1"
+do_compile[noexec] = "1"
+
+do_install() {
+    install -Dm 0644 ${S}/domu.cfg ${D}${sysconfdir}/xen/domu.cfg
+    install -d ${D}${sysconfdir}/xen/auto
+    ln -s ../domu.cfg ${D}${sysconfdir}/xen/auto/domu.cfg
+    install -Dm 0644 ${S}/xendomains.conf ${D}${systemd_system_unitdir}/xendomains.service.d/xen-dmabuf.conf
+    # Before systemd's own "80-wired", whose DHCP would take the port.
+    install -Dm 0644 ${S}/xenbr0.netdev ${D}${systemd_unitdir}/network/10-xenbr0.netdev
+    install -Dm 0644 ${S}/xenbr0.network ${D}${systemd_unitdir}/network/10-xenbr0.network
+    install -Dm 0644 ${S}/xenbr0-port.network ${D}${systemd_unitdir}/network/11-xenbr0-port.network
+}
+
+PACKAGES = "${PN}-network ${PN}"
+FILES:${PN}-network = "${systemd_unitdir}/network"
+FILES:${PN} = "${sysconfdir}/xen ${systemd_system_unitdir}"
+CONFFILES:${PN} = "${sysconfdir}/xen/domu.cfg"
+
+RDEPENDS:${PN} = "xen-dmabuf-backend xen-tools-xendomains xen-tools-xl"
+RRECOMMENDS:${PN}-network = "kernel-module-bridge"

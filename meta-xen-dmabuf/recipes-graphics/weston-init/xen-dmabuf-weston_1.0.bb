@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: MIT
+SUMMARY = "Weston's configuration for Dom0 and for DomUs with a virtual display"
+DESCRIPTION = "One package per side, each a weston.ini of its own folder and a drop-in for \
+weston.service that makes Weston look there first. A third package keeps Weston from \
+direct scan-out where the display would read machine memory behind Xen's back."
+SECTION = "graphics"
+LICENSE = "MIT"
+LIC_FILES_CHKSUM = "file://${COMMON_LICENSE_DIR}/MIT;md5=0835ade698e0bcf8506ecda2f7b4f302"
+
+FILESEXTRAPATHS:prepend := "${THISDIR}/xen-dmabuf:"
+SRC_URI = "\
+    file://dom0.conf \
+    file://dom0.ini \
+    file://domu.conf \
+    file://domu.ini \
+    file://force-renderer.conf \
+"
+XEN_DMABUF_UNPACKDIR = "${@d.getVar('UNPACKDIR') or d.getVar('WORKDIR')}"
+S = "${XEN_DMABUF_UNPACKDIR}"
+
+REQUIRED_DISTRO_FEATURES = "xen-dmabuf wayland systemd"
+
+inherit allarch features_check
+
+do_configure[noexec] = "1"
+do_compile[noexec] = "1"
+
+do_install() {
+    dropins=${D}${systemd_system_unitdir}/weston.service.d
+    for side in dom0 domu; do
+        install -Dm 0644 ${S}/$side.ini ${D}${sysconfdir}/xen-dmabuf/$side/weston/weston.ini
+        install -Dm 0644 ${S}/$side.conf $dropins/xen-dmabuf-$side.conf
+    done
+    install -Dm 0644 ${S}/force-renderer.conf $dropins/xen-dmabuf-force-renderer.conf
+}
+
+PACKAGES = "${PN}-dom0 ${PN}-domu ${PN}-force-renderer"
+FILES:${PN}-dom0 = "${sysconfdir}/xen-dmabuf/dom0 ${systemd_system_unitdir}/weston.service.d/xen-dmabuf-dom0.conf"
+FILES:${PN}-domu = "${sysconfdir}/xen-dmabuf/domu ${systemd_system_unitdir}/weston.service.d/xen-dmabuf-domu.conf"
+FILES:${PN}-force-renderer = "${systemd_system_unitdir}/weston.service.d/xen-dmabuf-force-renderer.conf"
+CONFFILES:${PN}-dom0 = "${sysconfdir}/xen-dmabuf/dom0/weston/weston.ini"
+CONFFILES:${PN}-domu = "${sysconfdir}/xen-dmabuf/domu/weston/weston.ini"
+
+RDEPENDS:${PN}-dom0 = "weston weston-init"
+# weston-examples has the client that domu.ini starts.
+RDEPENDS:${PN}-domu = "weston weston-examples weston-init"
+RDEPENDS:${PN}-force-renderer = "weston-init"
+RCONFLICTS:${PN}-dom0 = "${PN}-domu"
