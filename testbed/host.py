@@ -14,7 +14,7 @@ PACKAGES = (
     # the virtual machine
     "qemu-system-arm", "ipxe-qemu", "openssh-client",
     # Dom0's and the DomU's root, without a foreign chroot
-    "mmdebstrap", "e2fsprogs", "debian-archive-keyring", "qemu-user-static", "systemd",
+    "mmdebstrap", "e2fsprogs", "debian-archive-keyring", "qemu-user-static",
     # the arm64 kernel and the C clients
     "gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "gcc", "libc6-dev", "make", "flex", "bison", "bc",
     "libssl-dev", "libelf-dev", "xz-utils", "ccache", "patch", "rsync", "kmod", "cpio", "perl",

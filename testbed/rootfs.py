@@ -14,7 +14,6 @@ from pathlib import Path
 
 from . import cache, guest_programs, keys, layout, process
 from .debian import Archive
-from .errors import TestbedError
 
 BASE_PACKAGES = [
     "base-files", "base-passwd", "bash", "coreutils", "dash", "debianutils", "diffutils", "findutils", "grep",
@@ -51,13 +50,17 @@ def _bootstrap(name: str, packages: list[str]) -> Path:
     return cache.stage(f"{name}-packages", {"packages": " ".join(packages), "suite": "trixie"}, build)
 
 
+def _emulated(root: Path, program: str) -> list[str]:
+    """Command line that runs an arm64 program of a root here, by QEMU's user emulation."""
+    return ["qemu-aarch64-static", "-L", str(root), str(root / "usr/bin" / program)]
+
+
 def _byte_compile(root: Path) -> None:
     """Dom0's Python compiles its library once here: under emulation it would do so at every start."""
-    interpreter = root / "usr/bin/python3"
-    if not interpreter.exists():
+    if not (root / "usr/bin/python3").exists():
         return
     process.run(
-        ["qemu-aarch64-static", "-L", str(root), str(interpreter), "-m", "compileall", "-q", "-s", str(root),
+        [*_emulated(root, "python3"), "-m", "compileall", "-q", "-s", str(root),
          "-x", "test|idlelib|tkinter|lib2to3|ensurepip",
          str(root / "usr/lib/python3.13"), str(root / DIST_PACKAGES)],
         what="Python byte code")
@@ -71,7 +74,7 @@ def _overlay(root: Path, folder: Path) -> None:
 
 def _users(root: Path) -> None:
     """Create the users that all packages and units declare."""
-    process.run(["systemd-sysusers", f"--root={root}"], what="users")
+    process.run([*_emulated(root, "systemd-sysusers"), f"--root={root}"], what="users")
 
 
 def _enable(root: Path, wants: dict[str, str]) -> None:
@@ -119,7 +122,7 @@ def _backend(root: Path) -> None:
         shutil.copyfile(layout.BACKEND / "data" / entry["source"], destination)
         destination.chmod(int(entry["mode"], 8))
     process.run(
-        ["qemu-aarch64-static", "-L", str(root), str(root / "usr/bin/python3"), "-m", "compileall", "-q",
+        [*_emulated(root, "python3"), "-m", "compileall", "-q",
          "-s", str(root), str(target)], what="Python byte code")
 
 
@@ -135,10 +138,15 @@ def _python_bindings(root: Path) -> None:
     (root / DIST_PACKAGES / "xen.pth").write_text("/usr/lib/xen-4.20/lib/python\n", encoding="utf-8")
 
 
-def _weston(root: Path, configuration: str) -> None:
-    folder = root / "etc/xdg/weston"
+def _weston(root: Path, configuration: str, drop_ins: tuple[str, ...]) -> None:
+    """Weston's configuration where the layer's packages put it."""
+    folder = root / "etc/xen-dmabuf" / configuration.removesuffix(".ini") / "weston"
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(layout.WESTON / configuration, folder / "weston.ini")
+    units = root / "usr/lib/systemd/system/weston.service.d"
+    units.mkdir(parents=True, exist_ok=True)
+    for name in drop_ins:
+        shutil.copy(layout.WESTON / name, units / f"xen-dmabuf-{name}")
 
 
 def _write_image(name: str, root: Path, image: Path) -> None:
@@ -176,10 +184,7 @@ def build_dom0(kernel: Path) -> Path:
         shutil.copy(kernel / "Image", root / "boot/Image")
         _python_bindings(root)
         _backend(root)
-        _weston(root, "dom0.ini")
-        drop_in = root / "etc/systemd/system/weston.service.d"
-        drop_in.mkdir(parents=True, exist_ok=True)
-        shutil.copy(layout.WESTON / "dom0.conf", drop_in / "xen-dmabuf.conf")
+        _weston(root, "dom0.ini", ("dom0.conf", "force-renderer.conf"))
         (root / "etc/xen").mkdir(exist_ok=True)
         shutil.copy(layout.GUEST_CONFIG, root / "etc/xen/domu.cfg")
         _users(root)
@@ -210,7 +215,7 @@ def build_domu(kernel: Path) -> Path:
         _overlay(root, layout.FILES / "common")
         _overlay(root, layout.FILES / "domu")
         guest_programs.build_pattern(folder, root / "usr/bin/xen-dmabuf-pattern")
-        _weston(root, "domu.ini")
+        _weston(root, "domu.ini", ("domu.conf",))
         _users(root)
         _ssh(root)
         _enable(root, {
@@ -229,10 +234,7 @@ def xen() -> Path:
         archive = Archive()
         archive.update()
         archive.unpack(["xen-hypervisor-4.20-arm64"], folder / "root")
-        found = list((folder / "root/boot").glob("xen-4.20-arm64*"))
-        if not found:
-            raise TestbedError("Debian's xen-hypervisor-4.20-arm64 has no boot/xen-4.20-arm64")
-        shutil.copy(found[0], folder / "xen")
+        shutil.copy(folder / "root/boot/xen-4.20-arm64", folder / "xen")
         shutil.rmtree(folder / "root")
 
     return cache.stage("xen", {"package": "xen-hypervisor-4.20-arm64"}, build) / "xen"

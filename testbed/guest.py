@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: MIT
+"""Dom0 and DomUs over SSH, by the OpenSSH client with one shared connection for each guest."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import keys
+from .deadline import wait_until
+from .errors import LostVMError, ProofError
+from .qemu import Qemu
+
+SSH_FAILED = 255
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished command: ``output`` holds stdout and stderr."""
+
+    command: str
+    status: int
+    output: str
+
+
+class Guest:
+    """A guest that answers to SSH as root. Not thread-safe."""
+
+    def __init__(self, machine: Qemu, name: str) -> None:
+        self.machine = machine
+        self.name = name
+
+    def _ssh(self) -> list[str]:
+        folder = keys.folder()
+        options = {
+            "IdentityFile": folder / "client", "IdentitiesOnly": "yes",
+            "UserKnownHostsFile": folder / "known_hosts", "StrictHostKeyChecking": "yes",
+            "ControlMaster": "auto", "ControlPersist": "yes",
+            "ControlPath": self.machine.sockets / self.name,
+            "ConnectTimeout": "10", "ServerAliveInterval": "15", "ServerAliveCountMax": "8",
+            "BatchMode": "yes", "LogLevel": "ERROR", "Port": self.machine.ports[self.name],
+        }
+        return ["ssh", "-F", "none", *[f"-o{key}={value}" for key, value in options.items()], "root@127.0.0.1"]
+
+    def try_run(self, command: str, timeout: float = 60) -> Result:
+        """Run a shell command; never raises for its status. LostVMError if QEMU is gone."""
+        try:
+            done = subprocess.run([*self._ssh(), command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                  stderr=subprocess.STDOUT, timeout=timeout, check=False)
+        except subprocess.TimeoutExpired as error:
+            self.machine.check_alive()
+            text = (error.stdout or b"").decode(errors="replace")
+            return Result(command, SSH_FAILED, f"{text}\n[no end within {timeout:.0f} s]")
+        if done.returncode == SSH_FAILED:
+            self.machine.check_alive()
+        return Result(command, done.returncode, done.stdout.decode(errors="replace"))
+
+    def run(self, command: str, timeout: float = 60) -> str:
+        """Run a shell command and return its output; ProofError with command and output if it fails."""
+        result = self.try_run(command, timeout)
+        if result.status:
+            raise ProofError(f"{self.name}: `{command}` ended with {result.status}:\n{result.output}")
+        return result.output
+
+    def copy_to(self, source: Path, target: str) -> None:
+        """Write a host file into the guest."""
+        with open(source, "rb") as data:
+            done = subprocess.run([*self._ssh(), f"cat > {target}"], stdin=data, capture_output=True, check=False)
+        if done.returncode:
+            raise ProofError(f"{self.name}: can't write {target}: {done.stderr.decode(errors='replace')}")
+
+    def wait_for_ssh(self, seconds: float) -> None:
+        """Wait until SSH answers; LostVMError if it never does."""
+        try:
+            wait_until(lambda: self.try_run("true", 30).status == 0, seconds, f"SSH of {self.name}")
+        except TimeoutError as error:
+            raise LostVMError(f"{error}\n{self.machine.serial_tail()}") from error
+
+    def forget(self) -> None:
+        """Drop the shared connection, after the guest has ended."""
+        subprocess.run([*self._ssh(), "-O", "exit"], capture_output=True, check=False)
+
+
+class Dom0(Guest):
+    """Dom0, with the toolstack's commands."""
+
+    def __init__(self, machine: Qemu) -> None:
+        super().__init__(machine, "dom0")
+
+    def create(self, name: str, **overrides: str) -> int:
+        """``xl create`` of the layer's domu.cfg under ``name``; keyword arguments are xl overrides.
+
+        Returns the domain id.
+        """
+        lines = {"name": f'"{name}"', "kernel": '"/boot/Image"', "disk": '["phy:/dev/vdb,xvda,r"]', **overrides}
+        arguments = " ".join(f"'{key}={value}'" for key, value in lines.items())
+        self.run(f"xl create /etc/xen/domu.cfg {arguments}", timeout=90)
+        return self.domid(name)
+
+    def domid(self, name: str) -> int:
+        """Domain id of a running domain."""
+        return int(self.run(f"xl domid {name}"))
+
+    def domains(self) -> list[dict]:
+        """``xl list -l``: all domains but Dom0, zombies included."""
+        return [entry for entry in json.loads(self.run("xl list -l")) if entry["domid"] != 0]
+
+    def status(self) -> dict:
+        """The backend's own state."""
+        return json.loads(self.run("xen-dmabuf-backend status --json"))

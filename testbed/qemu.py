@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: MIT
+"""One QEMU process running Xen and Dom0; it dies with this process and cleans up after itself."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from qemu.qmp.legacy import QEMUMonitorProtocol
+
+from .errors import LostVMError, TestbedError
+
+XEN_OPTIONS = "console=dtuart dom0_mem=1536M bootscrub=0 conring_size=4M loglvl=info guest_loglvl=info"
+DOM0_OPTIONS = "console=hvc0 root=/dev/vda rw clk_ignore_unused panic=-1 oops=panic loglevel=5"
+KERNEL_ADDRESS = 0x49000000
+SERIAL_TAIL = 25
+DOMU_ADDRESSES = {"domu": "10.0.2.21", "domu2": "10.0.2.22"}
+"""Addresses that the testbed gives to DomUs, by name; QEMU forwards a port to each one's SSH."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """What a machine boots: paths of the built products."""
+
+    xen: Path
+    kernel: Path
+    dom0: Path
+    domu: Path
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Qemu:
+    """A running machine; a context manager. Not thread-safe.
+
+    ``folder`` receives ``serial.log`` and ``qemu.log``. ``screen`` is (width, height) in pixels.
+    """
+
+    def __init__(self, images: Images, folder: Path, *, screen: tuple[int, int] = (1280, 800),
+                 memory_mib: int = 4096, cpus: int = 2) -> None:
+        self.images = images
+        self.folder = folder
+        self.screen = screen
+        self.memory_mib = memory_mib
+        self.cpus = cpus
+        self.serial_log = folder / "serial.log"
+        self.ports = {"dom0": _free_port(), **{name: _free_port() for name in DOMU_ADDRESSES}}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._monitor: QEMUMonitorProtocol | None = None
+        self._sockets: Path | None = None
+
+    def _command(self, monitor: Path) -> list[str]:
+        forwards = [f"hostfwd=tcp:127.0.0.1:{self.ports['dom0']}-10.0.2.15:22"]
+        forwards += [f"hostfwd=tcp:127.0.0.1:{self.ports[name]}-{address}:22"
+                     for name, address in DOMU_ADDRESSES.items()]
+        width, height = self.screen
+        return [
+            # QEMU must not outlive this process, however that one ends
+            "setpriv", "--pdeathsig", "KILL", "qemu-system-aarch64",
+            "-M", "virt,virtualization=on,gic-version=3", "-cpu", "cortex-a57",
+            "-smp", str(self.cpus), "-m", str(self.memory_mib),
+            "-nodefaults", "-display", "none", "-no-reboot",
+            "-chardev", f"file,id=console,path={self.serial_log}", "-serial", "chardev:console",
+            "-qmp", f"unix:{monitor},server=on,wait=off",
+            "-kernel", str(self.images.xen), "-append", XEN_OPTIONS,
+            "-device", f"guest-loader,addr={KERNEL_ADDRESS:#x},kernel={self.images.kernel},"
+                       f"bootargs={DOM0_OPTIONS}",
+            # Dom0 may write: into a snapshot that ends with QEMU
+            "-drive", f"if=none,id=dom0,format=raw,snapshot=on,file={self.images.dom0}",
+            "-device", "virtio-blk-pci,drive=dom0",
+            "-drive", f"if=none,id=domu,format=raw,readonly=on,file={self.images.domu}",
+            "-device", "virtio-blk-pci,drive=domu",
+            "-netdev", "user,id=net," + ",".join(forwards),
+            "-device", "virtio-net-pci,netdev=net,romfile=",
+            "-device", "virtio-rng-pci",
+            "-device", f"virtio-gpu-pci,xres={width},yres={height}",
+        ]
+
+    def __enter__(self) -> Qemu:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._sockets = Path(tempfile.mkdtemp(prefix="xen-dmabuf-"))
+        monitor = self._sockets / "qmp"
+        try:
+            with open(self.folder / "qemu.log", "wb") as log:
+                self._process = subprocess.Popen(self._command(monitor), stdin=subprocess.DEVNULL,
+                                                 stdout=log, stderr=subprocess.STDOUT)
+            self._connect(monitor)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def _connect(self, monitor: Path) -> None:
+        from .deadline import wait_until  # noqa: PLC0415 (avoids a cycle of imports)
+
+        def there() -> bool:
+            self.check_alive()
+            return monitor.exists()
+
+        wait_until(there, 20, "QEMU's monitor socket")
+        self._monitor = QEMUMonitorProtocol(str(monitor))
+        self._monitor.connect()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def sockets(self) -> Path:
+        """A short private folder for sockets; gone after close()."""
+        assert self._sockets is not None
+        return self._sockets
+
+    @property
+    def pid(self) -> int:
+        """QEMU's process number."""
+        assert self._process is not None
+        return self._process.pid
+
+    def check_alive(self) -> None:
+        """Raise LostVMError if QEMU has ended, with its own words and the guest's last lines."""
+        if self._process is None or self._process.poll() is None:
+            return
+        status = self._process.returncode
+        reason = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
+        words = (self.folder / "qemu.log").read_text(errors="replace").strip()
+        raise LostVMError(
+            f'the virtual machine is lost: QEMU ended with {reason}; see "{self.folder}".'
+            f"{chr(10) + words if words else ''}\n{self.serial_tail()}")
+
+    def serial_tail(self) -> str:
+        """The last lines of the serial console."""
+        if not self.serial_log.exists():
+            return ""
+        lines = self.serial_log.read_text(errors="replace").splitlines()
+        return "\n".join("  | " + line for line in lines[-SERIAL_TAIL:])
+
+    def screenshot(self, target: Path) -> None:
+        """Write what virtio-gpu scans out as PNG: Dom0's screen as a person would see it."""
+        self.check_alive()
+        assert self._monitor is not None
+        target.unlink(missing_ok=True)
+        try:
+            self._monitor.cmd("screendump", filename=str(target.absolute()), format="png")
+        except Exception as error:
+            self.check_alive()
+            raise TestbedError(f'screenshot "{target}": {error}') from error
+
+    def close(self) -> None:
+        """End QEMU; does nothing when it has ended."""
+        if self._monitor is not None:
+            with contextlib.suppress(Exception):
+                self._monitor.close()
+            self._monitor = None
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        if self._sockets is not None:
+            shutil.rmtree(self._sockets, ignore_errors=True)
+            self._sockets = None
+
+
+def require_qemu() -> None:
+    """Raise if QEMU is not installed."""
+    if shutil.which("qemu-system-aarch64", path=os.environ.get("PATH")) is None:
+        raise TestbedError('qemu-system-aarch64 is not installed; run "make host-packages" as root')
