@@ -29,6 +29,7 @@ from .protocols import (
     WpViewporter,
     XdgWmBase,
     ZwpLinuxDmabufV1,
+    ffi,
 )
 
 log = logging.getLogger(__name__)
@@ -88,6 +89,7 @@ class Compositor:
         self._loop = asyncio.get_running_loop()
         self._fd = -1
         self._writing = False
+        self._losing = False
         self._globals: dict[str, object] = {}
         self._feedback = None
         self._table: list[tuple[int, int]] = []
@@ -113,15 +115,20 @@ class Compositor:
         self._registry = self._display.get_registry()
         self._registry.dispatcher["global"] = self._on_global
         try:
+            await self._set_up()
+        except BaseException:  # cancelled, too: a live Display must never be left to the collector
+            self.close()
+            raise
+
+    async def _set_up(self) -> None:
+        try:
             async with asyncio.timeout(_SETUP_SECONDS):
                 await self._sync()  # all globals are bound
                 await self._sync()  # all formats are known
         except TimeoutError:
-            self.close()
             raise ConnectionLost(f"{self._path}: no answer in {_SETUP_SECONDS} s") from None
         missing = [name for name in _REQUIRED if name not in self._globals]
         if missing:
-            self.close()
             raise ConnectionLost(f"{self._path}: the compositor lacks {', '.join(missing)}")
 
     @property
@@ -147,11 +154,18 @@ class Compositor:
         display.disconnect()
 
     def _lost(self, why: object) -> None:
-        if self._display is None:
+        """Close soon: this may run inside libwayland's dispatch, which needs its display."""
+        if self._losing or self._display is None:
             return
+        self._losing = True
+        self._loop.remove_reader(self._fd)
         log.warning("compositor gone", extra=fields(socket=self._path, why=why))
-        self.close()
-        self._on_lost()
+        self._loop.call_soon(self._finish_loss)
+
+    def _finish_loss(self) -> None:
+        if self._display is not None:
+            self.close()
+            self._on_lost()
 
     def _readable(self) -> None:
         assert self._display is not None
@@ -164,10 +178,8 @@ class Compositor:
 
     def flush(self) -> None:
         """Send what was requested; call after a batch of requests."""
-        if self._display is None:
+        if self._display is None or self._losing:
             return
-        from pywayland import ffi  # the errno of a cffi call is ffi's
-
         if self._display.flush() >= 0:
             if self._writing:
                 self._loop.remove_writer(self._fd)

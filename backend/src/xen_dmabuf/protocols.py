@@ -20,6 +20,7 @@ from .errors import UserError
 
 try:
     import pywayland.protocol as _package
+    from pywayland import ffi
     from pywayland.client import Display
     from pywayland.protocol.wayland import WlCompositor, WlRegistry, WlShm
 except ImportError as _error:
@@ -55,4 +56,5 @@ __all__ = [
     "XdgToplevel",
     "XdgWmBase",
     "ZwpLinuxDmabufV1",
+    "ffi",
 ]

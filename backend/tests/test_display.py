@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: MIT
+"""The display over a real, headless Weston (shared memory only: it has no GPU)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+
+import pytest
+from conftest import until
+
+from xen_dmabuf import fourcc
+from xen_dmabuf.display import Compositor, ConnectionLost, Image, ImportRefused
+from xen_dmabuf.window import Crop, Window, fit
+
+
+def image(compositor: Compositor, width: int, height: int) -> Image:
+    size = width * height * 4
+    fd = os.memfd_create("image")
+    os.ftruncate(fd, size)
+    try:
+        return compositor.share_memory(fd, size, width, height, width * 4, 0, fourcc.XRGB8888)
+    finally:
+        os.close(fd)
+
+
+@contextlib.asynccontextmanager
+async def connected(path: str):
+    """A live Compositor and the list that its loss is written to."""
+    lost: list[str] = []
+    compositor = Compositor(path, lambda: lost.append("lost"))
+    await compositor.connect()
+    try:
+        yield compositor, lost
+    finally:
+        compositor.close()
+
+
+def test_formats_are_listed(weston):
+    async def run():
+        async with connected(weston.socket) as (compositor, _lost):
+            assert compositor.takes_shm(fourcc.XRGB8888)
+            assert compositor.takes_shm(fourcc.ARGB8888)
+            assert not compositor.takes_shm(fourcc.code("ZZZZ"))
+
+    asyncio.run(run())
+
+
+def test_flip_is_answered_once_shown(weston):
+    async def run():
+        async with connected(weston.socket) as (compositor, _lost):
+            window = Window(compositor, "domu 0", "test", "down", 10)
+            images = [image(compositor, 320, 240) for _ in range(2)]
+            answers: list[bool] = []
+            for number in range(6):
+                window.present(images[number % 2], Crop(0, 0, 320, 240), answers.append)
+                await until(lambda n=number: len(answers) == n + 1, f"answer {number}")
+                assert not images[1 - number % 2].busy, "answered while the compositor reads it"
+            assert answers == [True] * 6
+            assert window.destroy() == []
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("size", [(1920, 1080), (640, 480), (200, 4000)])
+def test_any_size_fits_a_fullscreen_window(kiosk, size):
+    """Weston ends the connection of a client that is larger than its fullscreen size."""
+
+    async def run():
+        async with connected(kiosk.socket) as (compositor, lost):
+            window = Window(compositor, "domu 0", "test", "down", 10)
+            picture = image(compositor, *size)
+            answers: list[bool] = []
+            window.present(picture, Crop(0, 0, *size), answers.append)
+            await until(lambda: bool(answers or lost), "answer")
+            window.present(picture, Crop(10, 10, size[0] - 10, size[1] - 10), answers.append)
+            await until(lambda: len(answers) == 2 or bool(lost), "answer to the cropped picture")
+            assert not lost and picture.buffer is not None
+
+    asyncio.run(run())
+
+
+def test_larger_than_fullscreen_really_is_fatal(kiosk, monkeypatch):
+    """The counter-proof of the test above: without scaling the connection ends."""
+    monkeypatch.setattr("xen_dmabuf.window.fit", lambda width, height, *_rest: (width, height))
+
+    async def run():
+        async with connected(kiosk.socket) as (compositor, lost):
+            window = Window(compositor, "domu 0", "test", "down", 10)
+            window.present(image(compositor, 1920, 1080), Crop(0, 0, 1920, 1080), None)
+            await until(lambda: bool(lost), "the protocol error")
+
+    asyncio.run(run())
+
+
+def test_undrawn_window_is_answered_as_not_shown(blind):
+    async def run():
+        async with connected(blind.socket) as (compositor, _lost):
+            window = Window(compositor, "domu 0", "test", "down", 10)
+            images = [image(compositor, 64, 48) for _ in range(2)]
+            answers: list[bool] = []
+            window.present(images[0], Crop(0, 0, 64, 48), answers.append)
+            await until(lambda: bool(answers), "first hidden answer")
+            loop = asyncio.get_running_loop()
+            start = loop.time()
+            for number in range(1, 11):
+                window.present(images[number % 2], Crop(0, 0, 64, 48), answers.append)
+                await until(lambda n=number: len(answers) == n + 1, f"hidden answer {number}")
+                assert not images[1 - number % 2].busy
+            assert answers == [False] * 11 and window.hidden
+            assert loop.time() - start > 0.9, "hidden flips must be held to 10 a second"
+            assert len(window._callbacks) <= 2, "frame callbacks pile up in the compositor"
+
+    asyncio.run(run())
+
+
+def test_destroyed_window_hands_back_what_is_open(blind):
+    async def run():
+        async with connected(blind.socket) as (compositor, _lost):
+            window = Window(compositor, "domu 0", "test", "down", 10)
+            picture = image(compositor, 64, 48)
+            answers: list[bool] = []
+            window.present(picture, Crop(0, 0, 64, 48), answers.append)
+            assert window.shows(picture)
+            assert window.destroy() == [answers.append]
+            assert window.destroy() == [] and not window.shows(picture)
+            picture.destroy()
+            picture.destroy()
+
+    asyncio.run(run())
+
+
+def test_refused_import_is_an_answer(weston):
+    async def run():
+        async with connected(weston.socket) as (compositor, lost):
+            fd = os.memfd_create("no dma-buf")
+            with pytest.raises(ImportRefused):
+                await compositor.import_dmabuf(fd, 64, 64, 256, 0, fourcc.XRGB8888)
+            os.close(fd)
+            assert compositor.alive and not lost
+
+    asyncio.run(run())
+
+
+def test_killed_compositor_is_noticed_and_the_next_one_works(weston):
+    async def run():
+        for _round in range(2):
+            async with connected(weston.socket) as (compositor, lost):
+                window = Window(compositor, "domu 0", "test", "down", 10)
+                answers: list[bool] = []
+                window.present(image(compositor, 64, 64), Crop(0, 0, 64, 64), answers.append)
+                await until(lambda answers=answers: bool(answers), "answer")
+                weston.stop(signal.SIGKILL)
+                await until(lambda lost=lost: bool(lost), "the loss of the compositor")
+                assert window.destroy() == []
+                with pytest.raises(ConnectionLost):
+                    compositor.bound("wl_shm")
+            weston.start()
+
+    asyncio.run(run())
+
+
+def test_no_compositor_is_an_oserror_with_the_path(tmp_path):
+    async def run():
+        with pytest.raises(FileNotFoundError, match="nobody"):
+            await Compositor(str(tmp_path / "nobody"), lambda: None).connect()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("size", "limit", "scale", "exact", "expected"),
+    [
+        ((640, 480), (0, 0), "down", False, (640, 480)),
+        ((640, 480), (1920, 1080), "down", False, (640, 480)),
+        ((640, 480), (1920, 1080), "fit", False, (1440, 1080)),
+        ((1920, 1080), (640, 480), "down", False, (640, 360)),
+        ((1920, 1080), (640, 480), "down", True, (640, 480)),
+        ((8192, 1), (64, 64), "down", False, (64, 1)),
+    ],
+)
+def test_fit(size, limit, scale, exact, expected):
+    assert fit(*size, limit, scale, exact) == expected
