@@ -81,13 +81,14 @@ def patches(root, series):
     return sorted(name for name in os.listdir(folder) if name.endswith(".patch"))
 
 
-def patch_uris(d):
-    """Return SRC_URI entries for the patches of the recipe's kernel series."""
+def kernel_uris(d):
+    """Return SRC_URI entries for the fragments and the series' patches of a kernel recipe."""
     import bb.parse
 
     root, series = d.getVar("XEN_DMABUF_ROOT"), d.getVar("XEN_DMABUF_KERNEL_SERIES")
     bb.parse.mark_dependency(d, os.path.join(root, "kernel-patches", series))
-    return " ".join(f"file://{name}" for name in patches(root, series))
+    names = d.getVar("XEN_DMABUF_FRAGMENTS").split() + patches(root, series)
+    return " ".join(f"file://{name}" for name in names)
 
 
 def kernel_problem(root, recipe, version, series):

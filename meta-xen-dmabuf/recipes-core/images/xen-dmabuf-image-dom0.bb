@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 SUMMARY = "A Dom0 that shows its guests' displays in Weston"
 DESCRIPTION = "Minimal: Xen's tools, Weston on the GPU, the display backend, and one guest \
-that is started at boot."
+               that is started at boot."
+SECTION = "images"
 LICENSE = "MIT"
 
 REQUIRED_DISTRO_FEATURES = "xen-dmabuf xen virtualization wayland opengl systemd pam"
@@ -23,6 +24,7 @@ do_image_complete[depends] += "xen:do_deploy"
 
 do_rootfs[depends] += "${@d.expand('${XEN_DMABUF_GUEST_IMAGE}:do_image_complete virtual/kernel:do_deploy') if d.getVar('XEN_DMABUF_GUEST_IMAGE') else ''}"
 ROOTFS_POSTPROCESS_COMMAND += "${@'install_guest;' if d.getVar('XEN_DMABUF_GUEST_IMAGE') else ''}"
+install_guest[doc] = "Puts the guest's file system and kernel where its xl configuration looks."
 # Under the names that xen-dmabuf-guest's domu.cfg has.
 install_guest() {
     images=${IMAGE_ROOTFS}${localstatedir}/lib/xen/images
@@ -31,8 +33,8 @@ install_guest() {
     install -m 0644 ${DEPLOY_DIR_IMAGE}/${KERNEL_IMAGETYPE} $images/domu-kernel
 }
 
-require xen-dmabuf-image-dom0-qemu.inc
-require xen-dmabuf-image-dom0-imx8qm.inc
+require recipes-core/images/xen-dmabuf-image-dom0-qemu.inc
+require recipes-core/images/xen-dmabuf-image-dom0-imx8qm.inc
 
 # What testimage runs: lib/oeqa/runtime/cases beside the layer.
 XEN_DMABUF_TEST_SUITES ?= ""

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 SUMMARY = "A guest whose Weston draws on Xen's virtual display"
 DESCRIPTION = "Minimal: drm_xen_front, Weston with the pixman renderer, a client that moves \
-and the test pattern. The Dom0 image takes it in."
+               and the test pattern. The Dom0 image takes it in."
+SECTION = "images"
 LICENSE = "MIT"
 
 REQUIRED_DISTRO_FEATURES = "xen-dmabuf xen wayland systemd pam"
@@ -12,5 +13,3 @@ IMAGE_FEATURES += "weston"
 IMAGE_INSTALL = "packagegroup-core-boot packagegroup-xen-dmabuf-domu xen-dmabuf-pattern"
 # The Dom0 image copies the file system, so one form of it is enough.
 IMAGE_FSTYPES = "ext4"
-# The Dom0 image brings the kernel, and a board's boot files are not the guest's.
-PACKAGE_EXCLUDE += "kernel-image-*"

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 SUMMARY = "Everything that an image needs to show, or to be shown"
 DESCRIPTION = "packagegroup-xen-dmabuf-dom0 goes into a Dom0 that shows its guests' displays, \
-packagegroup-xen-dmabuf-domu into a guest that draws on one."
+               packagegroup-xen-dmabuf-domu into a guest that draws on one."
+SECTION = "graphics"
 
 # libgbm, mesa and weston differ by machine.
 PACKAGE_ARCH = "${MACHINE_ARCH}"

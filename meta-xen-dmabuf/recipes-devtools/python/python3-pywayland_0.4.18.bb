@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 SUMMARY = "Python bindings for libwayland, with the protocols of wayland-protocols"
 DESCRIPTION = "Wayland client and server objects over cffi; a scanner turns protocol \
-files into Python modules at build time (xdg-shell, linux-dmabuf, presentation-time, viewporter …)."
+               files into Python modules at build time (xdg-shell, linux-dmabuf, presentation-time, viewporter …)."
 HOMEPAGE = "https://github.com/flacjacket/pywayland"
 SECTION = "devel/python"
 LICENSE = "Apache-2.0"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 SUMMARY = "Dom0 backend of Xen's para-virtual display"
 DESCRIPTION = "Serves the displif protocol of every DomU's drm_xen_front and shows the \
-frames, without a copy where the GPU allows it, as windows of Dom0's Wayland compositor."
+               frames, without a copy where the GPU allows it, as windows of Dom0's Wayland compositor."
 SECTION = "graphics"
 LICENSE = "MIT"
 LIC_FILES_CHKSUM = "file://${COMMON_LICENSE_DIR}/MIT;md5=0835ade698e0bcf8506ecda2f7b4f302"
@@ -10,7 +10,7 @@ LIC_FILES_CHKSUM = "file://${COMMON_LICENSE_DIR}/MIT;md5=0835ade698e0bcf8506ecda
 DEPENDS = "virtual/libgbm"
 
 XEN_DMABUF_SOURCE = "backend"
-inherit xen-dmabuf-source
+inherit xen_dmabuf_source
 SRC_URI += "file://run-ptest"
 
 REQUIRED_DISTRO_FEATURES = "xen-dmabuf xen wayland opengl systemd"
@@ -23,7 +23,7 @@ SYSTEMD_SERVICE:${PN} = "xen-dmabuf-backend.service"
 USERADD_PACKAGES = "${PN}"
 GROUPADD_PARAM:${PN} = "--system xen-dmabuf; --system wayland; --system render"
 USERADD_PARAM:${PN} = "--system --no-create-home --home-dir /nonexistent \
-    --shell /sbin/nologin --gid xen-dmabuf --groups wayland,video,render xen-dmabuf"
+                       --shell /sbin/nologin --gid xen-dmabuf --groups wayland,video,render xen-dmabuf"
 
 # The same files as backend/data/INSTALL.toml lists.
 do_install:append() {

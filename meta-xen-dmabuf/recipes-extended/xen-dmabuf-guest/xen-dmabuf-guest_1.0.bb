@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 SUMMARY = "xl configuration of the guest with a virtual display, and its network"
 DESCRIPTION = "The guest is started at boot, after the display backend. A package of \
-its own bridges Dom0's wired network to the guests' interfaces."
+               its own bridges Dom0's wired network to the guests' interfaces."
 SECTION = "base"
 LICENSE = "MIT"
 LIC_FILES_CHKSUM = "file://${COMMON_LICENSE_DIR}/MIT;md5=0835ade698e0bcf8506ecda2f7b4f302"
@@ -35,8 +35,8 @@ do_install() {
 }
 
 PACKAGES = "${PN}-network ${PN}"
-FILES:${PN}-network = "${systemd_unitdir}/network"
-FILES:${PN} = "${sysconfdir}/xen ${systemd_system_unitdir}"
+FILES:${PN}-network += "${systemd_unitdir}/network"
+FILES:${PN} += "${sysconfdir}/xen ${systemd_system_unitdir}"
 CONFFILES:${PN} = "${sysconfdir}/xen/domu.cfg"
 
 RDEPENDS:${PN} = "xen-dmabuf-backend xen-tools-xendomains xen-tools-xl"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 SUMMARY = "Weston's configuration for Dom0 and for DomUs with a virtual display"
 DESCRIPTION = "One package per side, each a weston.ini of its own folder and a drop-in for \
-weston.service that makes Weston look there first. A third package keeps Weston from \
-direct scan-out where the display would read machine memory behind Xen's back."
+               weston.service that makes Weston look there first. A third package keeps Weston from \
+               direct scan-out where the display would read machine memory behind Xen's back."
 SECTION = "graphics"
 LICENSE = "MIT"
 LIC_FILES_CHKSUM = "file://${COMMON_LICENSE_DIR}/MIT;md5=0835ade698e0bcf8506ecda2f7b4f302"
@@ -35,9 +35,9 @@ do_install() {
 }
 
 PACKAGES = "${PN}-dom0 ${PN}-domu ${PN}-force-renderer"
-FILES:${PN}-dom0 = "${sysconfdir}/xen-dmabuf/dom0 ${systemd_system_unitdir}/weston.service.d/xen-dmabuf-dom0.conf"
-FILES:${PN}-domu = "${sysconfdir}/xen-dmabuf/domu ${systemd_system_unitdir}/weston.service.d/xen-dmabuf-domu.conf"
-FILES:${PN}-force-renderer = "${systemd_system_unitdir}/weston.service.d/xen-dmabuf-force-renderer.conf"
+FILES:${PN}-dom0 += "${sysconfdir}/xen-dmabuf/dom0 ${systemd_system_unitdir}/weston.service.d/xen-dmabuf-dom0.conf"
+FILES:${PN}-domu += "${sysconfdir}/xen-dmabuf/domu ${systemd_system_unitdir}/weston.service.d/xen-dmabuf-domu.conf"
+FILES:${PN}-force-renderer += "${systemd_system_unitdir}/weston.service.d/xen-dmabuf-force-renderer.conf"
 CONFFILES:${PN}-dom0 = "${sysconfdir}/xen-dmabuf/dom0/weston/weston.ini"
 CONFFILES:${PN}-domu = "${sysconfdir}/xen-dmabuf/domu/weston/weston.ini"
 

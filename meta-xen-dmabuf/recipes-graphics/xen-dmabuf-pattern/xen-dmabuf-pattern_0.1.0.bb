@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 SUMMARY = "KMS test pattern for a DomU's virtual display"
 DESCRIPTION = "Flips between frames whose every pixel is known, so that a picture taken \
-in Dom0 says which frame of which DomU is shown and whether it is whole."
+               in Dom0 says which frame of which DomU is shown and whether it is whole."
 SECTION = "graphics"
 LICENSE = "MIT"
 LIC_FILES_CHKSUM = "file://${COMMON_LICENSE_DIR}/MIT;md5=0835ade698e0bcf8506ecda2f7b4f302"
@@ -9,7 +9,7 @@ LIC_FILES_CHKSUM = "file://${COMMON_LICENSE_DIR}/MIT;md5=0835ade698e0bcf8506ecda
 DEPENDS = "libdrm"
 
 XEN_DMABUF_SOURCE = "clients/pattern"
-inherit xen-dmabuf-source
+inherit xen_dmabuf_source
 
 REQUIRED_DISTRO_FEATURES = "xen-dmabuf"
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 SUMMARY = "U-Boot script that boots Xen and Dom0 on i.MX8QM"
 DESCRIPTION = "Loads Xen, Dom0's kernel and device tree from the boot partition and \
-hands Xen what it needs in /chosen."
+               hands Xen what it needs in /chosen."
 SECTION = "bootloaders"
 LICENSE = "MIT"
 LIC_FILES_CHKSUM = "file://${COMMON_LICENSE_DIR}/MIT;md5=0835ade698e0bcf8506ecda2f7b4f302"

@@ -3,7 +3,7 @@
 # For a recipe whose source is a folder of this repository:
 #
 #   XEN_DMABUF_SOURCE = "backend"
-#   inherit xen-dmabuf-source
+#   inherit xen_dmabuf_source
 #
 # SRC_URI becomes that folder's files, S the unpacked folder. The files are taken
 # as they are in the clone, so the backend, the layer and the kernel patches that

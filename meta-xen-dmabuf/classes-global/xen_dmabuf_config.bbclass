@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: MIT
 #
 # Inherited by conf/layer.conf. Without the word "xen-dmabuf" in DISTRO_FEATURES
-# it does nothing. With it, it sets the defaults in conf/include/xen-dmabuf.inc
+# it does nothing. With it, it sets the defaults in conf/include/xen_dmabuf.inc
 # and stops with a sentence where the configuration cannot work:
 #
 #   XEN_DMABUF_SKIP_SANITY = "1"    goes on all the same
 
 XEN_DMABUF_SKIP_SANITY[doc] = "Set to 1 to build with a configuration that meta-xen-dmabuf refuses."
 
-include ${@bb.utils.contains('DISTRO_FEATURES', 'xen-dmabuf', 'conf/include/xen-dmabuf.inc', '', d)}
+require ${@bb.utils.contains('DISTRO_FEATURES', 'xen-dmabuf', 'conf/include/xen_dmabuf.inc', '', d)}
 
 addhandler xen_dmabuf_sanity
+xen_dmabuf_sanity[doc] = "Stops with a sentence for each setting that cannot work."
 xen_dmabuf_sanity[eventmask] = "bb.event.SanityCheck"
 python xen_dmabuf_sanity() {
     if e.data.getVar('XEN_DMABUF_SKIP_SANITY') == '1':
@@ -20,6 +21,7 @@ python xen_dmabuf_sanity() {
 }
 
 addhandler xen_dmabuf_explain_no_gbm
+xen_dmabuf_explain_no_gbm[doc] = "Says which variable names the GPU's libgbm."
 xen_dmabuf_explain_no_gbm[eventmask] = "bb.event.NoProvider"
 python xen_dmabuf_explain_no_gbm() {
     if e.getItem() in ('virtual/libgbm', 'libgbm'):
