@@ -28,6 +28,7 @@ def problems(d):
     if "imxviv" in overrides and d.getVar("ACCEPT_FSL_EULA") != "1":
         found.append(
             f'MACHINE "{d.getVar("MACHINE")}" takes GBM from imx-gpu-viv, which is under NXP\'s '
-            'licence. Read the EULA file in meta-freescale and, if you accept it, set ACCEPT_FSL_EULA = "1".'
+            "licence. Read the EULA file in meta-freescale and, if you accept it, set "
+            'ACCEPT_FSL_EULA = "1".'
         )
     return found

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: MIT
+"""What only bitbake can say. Needs OE_TREES; takes about an hour on two cores.
+
+    OE_TREES=… OE_BUILD=… python3 -m pytest tests/layer/test_layer_oe.py
+
+Nothing is fetched or built: dry runs show that every dependency has a provider,
+signatures that the layer leaves other recipes alone without the feature.
+"""
+
+import ast
+import json
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+from layer_files import LAYER, assignment
+from oe_trees import MACHINES, RELEASES, ROOT, BuildFolder, compose, kas_files
+
+IMAGES = ("xen-dmabuf-image-dom0", "xen-dmabuf-image-domu")
+# Recipes of other layers that this one appends to or configures.
+TOUCHED = ("linux-yocto", "weston", "weston-init", "xen", "xen-tools")
+
+
+@pytest.fixture(scope="module")
+def build(trees, tmp_path_factory):
+    """Return a function that prepares a build folder for a release and a machine."""
+    if os.geteuid() == 0:
+        pytest.fail("bitbake refuses to run as root: run these tests as an ordinary user")
+    top = Path(os.environ.get("OE_BUILD") or tmp_path_factory.mktemp("oe"))
+
+    def prepare(release, machine, name=None, features=True, extra=""):
+        if not (trees / release).is_dir():
+            pytest.skip(f"OE_TREES has no {release}")
+        path = top / (name or f"{release}-{machine}")
+        path.mkdir(parents=True, exist_ok=True)
+        config = compose(kas_files(machine, release), path)
+        if not features:
+            config["local_conf_header"] = {}
+        folder = BuildFolder(trees, release, path, LAYER)
+        folder.prepare(config, 'ACCEPT_FSL_EULA = "1"\n' + extra)
+        return folder
+
+    return prepare
+
+
+def run(folder, command):
+    """Run a command in a build folder and keep its output there."""
+    done = folder.run(command)
+    log = folder.path / f"{command.split()[0]}.log"
+    log.write_text(done.stdout)
+    print("\n".join(done.stdout.splitlines()[-8:]), file=sys.stderr)
+    return done, log
+
+
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("machine", MACHINES)
+def test_dry_run_of_both_images(machine, release, build):
+    done, log = run(build(release, machine), f"bitbake -n {' '.join(IMAGES)}")
+    assert done.returncode == 0, f"see {log}"
+    assert "all succeeded" in done.stdout
+    assert not re.findall(r"^(?:WARNING|ERROR).*xen.dmabuf.*", done.stdout, re.M)
+
+
+def locked_signatures(folder):
+    done, log = run(folder, f"bitbake -S lockedsigs {' '.join(TOUCHED)}")
+    assert done.returncode == 0, f"see {log}"
+    return (folder.path / "locked-sigs.inc").read_text()
+
+
+# `xen` is skipped without its distribution feature, so everything but ours is on.
+FEATURE_OFF = 'DISTRO_FEATURES:remove = "xen-dmabuf"\n'
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_without_the_feature_no_signature_changes(release, build):
+    with_layer = build(release, "qemuarm64", name=f"{release}-off", extra=FEATURE_OFF)
+    signatures = locked_signatures(with_layer)
+    bblayers = with_layer.path / "conf/bblayers.conf"
+    text = bblayers.read_text()
+    bblayers.write_text("".join(x for x in text.splitlines(True) if str(LAYER) not in x))
+    assert signatures == locked_signatures(with_layer)
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_yocto_check_layer(release, build, trees):
+    folder = build(release, "qemuarm64", name=f"{release}-check", features=False)
+    core = trees / release / "openembedded-core/meta"
+    (folder.path / "conf/bblayers.conf").write_text(f'BBLAYERS = "{core}"\n')
+    layers = ["meta-virtualization"]
+    layers += [f"meta-openembedded/meta-{n}" for n in ("oe", "python", "networking", "filesystems")]
+    dependencies = [shlex.quote(str(trees / release / name)) for name in layers]
+    done, log = run(
+        folder, f"yocto-check-layer {shlex.quote(str(LAYER))} --dependency {' '.join(dependencies)}"
+    )
+    assert done.returncode == 0, f"see {log}"
+    assert re.search(r"xen-dmabuf.*PASS", done.stdout)
+
+
+def imported_modules(folder):
+    """Return the standard library's modules that a Python package imports."""
+    found = set()
+    for path in folder.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found.add(node.module)
+    return {name for name in found if name.split(".")[0] in sys.stdlib_module_names}
+
+
+def package_of(module, manifest):
+    """Return the OpenEmbedded package of a module, None for a built-in one."""
+    path = module.replace(".", "/")
+    wanted = {path, f"{path}.py", f"lib-dynload/{path}.*.so", f"lib-dynload/_{path}.*.so"}
+    for package, content in manifest.items():
+        for file in content.get("files", []):
+            if file.split("${PYTHON_MAJMIN}/")[-1].rstrip("/") in wanted:
+                return package
+    return package_of(module.split(".")[0], manifest) if "." in module else None
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_backend_recipe_depends_on_what_it_imports(release, trees):
+    """OpenEmbedded splits Python's standard library into packages."""
+    recipe = next((LAYER / "recipes-extended/xen-dmabuf-backend").glob("*.bb")).read_text()
+    listed = assignment(recipe, "RDEPENDS:${PN}").split()
+    python = trees / release / "openembedded-core/meta/recipes-devtools/python/python3"
+    text = (python / "python3-manifest.json").read_text()
+    manifest = json.loads(re.sub(r"(?m)^#.*$", "", text))
+    packages = {package_of(m, manifest) for m in imported_modules(ROOT / "backend/src/xen_dmabuf")}
+    missing = {f"python3-{p}" for p in packages - {None, "core"}} - set(listed)
+    assert not missing

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: MIT
+"""lib/xen_dmabuf_layer: what bitbake runs while parsing."""
+
+import sys
+
+import pytest
+from oe_trees import ROOT
+
+sys.path.insert(0, str(ROOT / "lib"))
+from xen_dmabuf_layer import kernelconfig, sanity, sources  # noqa: E402
+
+GOOD = {
+    "DISTRO_FEATURES": "xen-dmabuf xen virtualization systemd pam wayland opengl",
+    "VIRTUAL-RUNTIME_init_manager": "systemd",
+    "OVERRIDES": "linux:aarch64:qemuarm64",
+    "MACHINE": "qemuarm64",
+}
+
+
+class Store(dict):
+    """The one method of bitbake's data store that sanity uses."""
+
+    def getVar(self, name):
+        return self.get(name)
+
+
+class TestSanity:
+    def test_a_complete_configuration_has_no_problem(self):
+        assert sanity.problems(Store(GOOD)) == []
+
+    def test_without_the_feature_nothing_is_asked_for(self):
+        assert sanity.problems(Store(DISTRO_FEATURES="x11")) == []
+
+    @pytest.mark.parametrize("feature", sanity.NEEDED)
+    def test_a_missing_feature_is_named_with_the_line_to_add(self, feature):
+        rest = GOOD["DISTRO_FEATURES"].split()
+        rest.remove(feature)
+        (problem,) = sanity.problems(Store(GOOD, DISTRO_FEATURES=" ".join(rest)))
+        assert f'DISTRO_FEATURES:append = " {feature}"' in problem
+
+    def test_another_init_manager_is_named(self):
+        (problem,) = sanity.problems(Store(GOOD, **{"VIRTUAL-RUNTIME_init_manager": "sysvinit"}))
+        assert 'INIT_MANAGER = "systemd"' in problem
+
+    @pytest.mark.parametrize(("answer", "count"), [(None, 1), ("0", 1), ("1", 0)])
+    def test_the_eula_is_asked_for_where_the_gpu_needs_it(self, answer, count):
+        store = Store(GOOD, OVERRIDES="mx8qm:imxviv", ACCEPT_FSL_EULA=answer)
+        problems = sanity.problems(store)
+        assert len(problems) == count
+        assert all('ACCEPT_FSL_EULA = "1"' in problem for problem in problems)
+
+
+class TestKernelSeries:
+    @pytest.mark.parametrize(
+        ("version", "series"),
+        [
+            ("6.12.47", "6.12"),
+            ("6.18", "6.18"),
+            ("7.2.0-rc1", "7.2"),
+            ("", ""),
+            (None, ""),
+            ("x.y", ""),
+        ],
+    )
+    def test_is_taken_from_the_version(self, version, series):
+        assert sources.kernel_series(version) == series
+
+    @pytest.fixture
+    def root(self, tmp_path):
+        for series in ("6.6", "6.12"):
+            folder = tmp_path / "kernel-patches" / series
+            folder.mkdir(parents=True)
+            for name in ("0002-b.patch", "0001-a.patch", "README.md"):
+                (folder / name).touch()
+        (tmp_path / "kernel-patches" / "empty").mkdir()
+        return tmp_path
+
+    def test_patches_are_in_the_order_to_apply(self, root):
+        assert sources.patches(root, "6.12") == ["0001-a.patch", "0002-b.patch"]
+
+    def test_covered_series_are_sorted_as_versions(self, root):
+        assert sources.covered_series(root) == ["6.6", "6.12"]
+
+    def test_a_covered_kernel_has_no_problem(self, root):
+        assert sources.kernel_problem(root, "linux-yocto", "6.6.101", "6.6") is None
+
+    def test_an_uncovered_kernel_is_told_what_is_covered(self, root):
+        problem = sources.kernel_problem(root, "linux-yocto", "5.15.1", "5.15")
+        assert '"linux-yocto" is version "5.15.1"' in problem
+        assert "6.6, 6.12" in problem and "PREFERRED_VERSION_linux-yocto" in problem
+
+    def test_a_layer_copied_alone_says_so(self, tmp_path):
+        problem = sources.kernel_problem(tmp_path, "linux-yocto", "6.12.1", "6.12")
+        assert "clone all of it" in problem
+
+
+class TestRepositoryFiles:
+    def test_leave_out_what_a_test_run_left_behind(self, tmp_path):
+        for name in ("src/a.py", "src/__pycache__/a.pyc", ".cache/b", "x.egg-info/c", "build/d"):
+            path = tmp_path / "backend" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        assert sources.repository_files(tmp_path, "backend") == ["backend/src/a.py"]
+
+    def test_a_missing_folder_says_to_clone_everything(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match='"backend" is not beside.*clone all of it'):
+            sources.repository_files(tmp_path, "backend")
+
+
+class TestKernelConfig:
+    CONFIG = 'CONFIG_A=y\nCONFIG_B=m\n# CONFIG_C is not set\nCONFIG_D="x"\n'
+
+    @pytest.mark.parametrize(
+        "fragment",
+        [
+            "CONFIG_A=y",
+            "# CONFIG_C is not set",
+            "# CONFIG_Z is not set",
+            'CONFIG_D="x"',
+            "# a word",
+        ],
+    )
+    def test_what_is_there_is_met(self, fragment):
+        assert kernelconfig.unmet(self.CONFIG, {"f.cfg": fragment}) == []
+
+    @pytest.mark.parametrize(
+        ("fragment", "line"),
+        [
+            ("CONFIG_B=y", "f.cfg: CONFIG_B is m, wanted y"),
+            ("CONFIG_Z=y", "f.cfg: CONFIG_Z is n, wanted y"),
+            ("# CONFIG_A is not set", "f.cfg: CONFIG_A is y, wanted n"),
+        ],
+    )
+    def test_what_is_not_is_named(self, fragment, line):
+        assert kernelconfig.unmet(self.CONFIG, {"f.cfg": fragment}) == [line]
+
+    def test_the_layers_fragments_do_not_contradict_each_other(self):
+        folder = ROOT / "meta-xen-dmabuf/recipes-kernel/linux/xen-dmabuf"
+        merged = {}
+        for path in folder.glob("*.cfg"):
+            for symbol, value in kernelconfig.parse(path.read_text()).items():
+                assert merged.setdefault(symbol, value) == value, f"{path.name}: {symbol}"

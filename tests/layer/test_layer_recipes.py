@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: MIT
+"""What recipes say about files must be true, without bitbake."""
+
+import hashlib
+import importlib.metadata
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from layer_files import LAYER, assignment, layer_files
+from oe_trees import RELEASES, ROOT
+
+COMMON_MIT = "0835ade698e0bcf8506ecda2f7b4f302"
+# What the recipe's destinations are called in INSTALL.toml.
+DIRECTORIES = {
+    "${systemd_system_unitdir}": "/usr/lib/systemd/system",
+    "${nonarch_libdir}": "/usr/lib",
+    "${nonarch_base_libdir}": "/usr/lib",
+    "${sysconfdir}": "/etc",
+}
+
+RECIPES = layer_files(".bb")
+
+
+def search_path(recipe, text):
+    """The folders that a recipe's file:// names are looked up in."""
+    name = recipe.stem.split("_")[0]
+    extra = re.findall(r'FILESEXTRAPATHS:prepend := "\$\{THISDIR\}/([\w-]+):', text)
+    return [recipe.parent / folder for folder in (*extra, name, "files")]
+
+
+@pytest.mark.parametrize("recipe", layer_files(".bb", ".inc"), ids=lambda path: path.name)
+def test_every_file_in_src_uri_exists(recipe):
+    text = recipe.read_text()
+    names = re.findall(r"file://([\w.-]+)", re.sub(r"(?m)^LIC_FILES_CHKSUM.*$", "", text))
+    folders = search_path(recipe, text)
+    missing = [name for name in names if not any((f / name).is_file() for f in folders)]
+    assert not missing, f"{recipe.name}: not in {[str(f.relative_to(LAYER)) for f in folders]}"
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)
+def test_source_folder_exists(recipe):
+    source = assignment(recipe.read_text(), "XEN_DMABUF_SOURCE")
+    assert source is None or (ROOT / source).is_dir()
+
+
+def test_kernel_fragments_exist():
+    include = LAYER / "recipes-kernel/linux/linux-xen-dmabuf.inc"
+    for name in assignment(include.read_text(), "XEN_DMABUF_FRAGMENTS").split():
+        assert (include.parent / "xen-dmabuf" / name).is_file()
+
+
+def recipe_of(name):
+    return next(path for path in RECIPES if path.name.startswith(f"{name}_"))
+
+
+def test_backend_recipe_installs_what_install_toml_lists():
+    text = recipe_of("xen-dmabuf-backend").read_text()
+    installed = {}
+    for mode, source, target in re.findall(
+        r"install -Dm (\d+) \$\{S\}/data/(\S+) \$\{D\}(\S+)", text
+    ):
+        for variable, folder in DIRECTORIES.items():
+            target = target.replace(variable, folder)
+        installed[source] = (target, mode)
+    data = tomllib.loads((ROOT / "backend/data/INSTALL.toml").read_text())
+    listed = {f["source"]: (f["destination"], f["mode"]) for f in data["file"]}
+    assert installed == listed
+
+
+def test_backend_recipe_has_the_package_version():
+    project = tomllib.loads((ROOT / "backend/pyproject.toml").read_text())["project"]
+    assert recipe_of("xen-dmabuf-backend").stem == f"xen-dmabuf-backend_{project['version']}"
+
+
+def test_pattern_recipe_has_the_program_version():
+    meson = (ROOT / "clients/pattern/meson.build").read_text()
+    version = re.search(r"version: '([\d.]+)'", meson)[1]
+    assert recipe_of("xen-dmabuf-pattern").stem == f"xen-dmabuf-pattern_{version}"
+
+
+def test_domu_weston_package_depends_on_its_client():
+    """domu.ini starts a program of weston-examples."""
+    ini = (LAYER / "recipes-graphics/weston-init/xen-dmabuf/domu.ini").read_text()
+    assert "path=/usr/bin/weston-simple-shm" in ini
+    text = recipe_of("xen-dmabuf-weston").read_text()
+    assert "weston-examples" in assignment(text, "RDEPENDS:${PN}-domu")
+
+
+def test_guest_configuration_names_what_the_image_installs():
+    cfg = (LAYER / "recipes-extended/xen-dmabuf-guest/files/domu.cfg").read_text()
+    image = (LAYER / "recipes-core/images/xen-dmabuf-image-dom0.bb").read_text()
+    for name in re.findall(r"/var/lib/xen/images/([\w.-]+)", cfg):
+        assert f"$images/{name}" in image
+
+
+def test_image_runs_every_runtime_case():
+    """TEST_SUITES names each module of lib/oeqa/runtime/cases."""
+    cases = {path.stem for path in (ROOT / "lib/oeqa/runtime/cases").glob("*.py")}
+    image = (LAYER / "recipes-core/images/xen-dmabuf-image-dom0.bb").read_text()
+    assert set(assignment(image, "XEN_DMABUF_TEST_SUITES").split()) == cases
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)
+def test_own_recipes_use_the_common_licence(recipe):
+    checksum = assignment(recipe.read_text(), "LIC_FILES_CHKSUM") or ""
+    if "COMMON_LICENSE_DIR" in checksum:
+        assert checksum == f"file://${{COMMON_LICENSE_DIR}}/MIT;md5={COMMON_MIT}"
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_common_licence_checksum_is_the_releases(release, trees):
+    licence = trees / release / "openembedded-core/meta/files/common-licenses/MIT"
+    assert hashlib.md5(licence.read_bytes()).hexdigest() == COMMON_MIT
+
+
+def test_pywayland_licence_checksum_is_the_packages():
+    try:
+        distribution = importlib.metadata.distribution("pywayland")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("pywayland is not installed")
+    licence = next(path for path in distribution.files if Path(path).name == "LICENSE")
+    digest = hashlib.md5(licence.read_binary()).hexdigest()
+    assert f"md5={digest}" in recipe_of("python3-pywayland").read_text()
+
+
+def test_layer_finds_what_lies_beside_it():
+    """testimage looks in <layer>/lib/oeqa only, so lib is a relative link."""
+    link = LAYER / "lib"
+    assert link.is_symlink() and Path(link.readlink()) == Path("../lib")
+
+
+@pytest.mark.parametrize(
+    "append", layer_files(".bbappend"), ids=lambda path: path.relative_to(LAYER).name
+)
+def test_bbappends_are_one_gated_line(append):
+    lines = append.read_text().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("require ${@bb.utils.contains('DISTRO_FEATURES', 'xen-dmabuf', '")
+    assert lines[0].endswith("', '', d)}")
