@@ -8,7 +8,7 @@ import struct
 from conftest import PAGE, FakeXen, until
 
 from xen_dmabuf import displif, fourcc
-from xen_dmabuf.connector import ConnectorSpec
+from xen_dmabuf.spec import ConnectorSpec
 
 _FORMATS = {
     displif.OP_DBUF_CREATE: "<QIIIIIII",

@@ -18,26 +18,13 @@ from . import _sys, displif
 from .channels import EventChannels
 from .log import RateLimit, fields
 from .ring import EventPage, RequestRing, RingError
+from .spec import ConnectorSpec
 from .window import Crop, Window
 
 log = logging.getLogger(__name__)
 
 _FLIP_PATIENCE = 1.0  # how long the next flip waits for the last; < the frontend's 3 s timeout
 _MAX_FLIPS = 8
-
-
-@dataclass(frozen=True)
-class ConnectorSpec:
-    """What XenStore says about a connector, checked; ``name`` is the unique-id or the index."""
-
-    index: int
-    name: str
-    width: int
-    height: int
-    req_ref: int
-    req_port: int
-    evt_ref: int
-    evt_port: int
 
 
 @dataclass

@@ -19,10 +19,11 @@ from .allocators import Shape
 from .buffers import Backing, BackingFactory, CopyBacking, NoStrategy, wait_released
 from .channels import EventChannels
 from .config import Quota
-from .connector import Configuration, Connector, ConnectorSpec
+from .connector import Configuration, Connector
 from .display import Compositor, ConnectionLost, Image, ImportRefused
 from .errors import RequestError
 from .log import fields
+from .spec import ConnectorSpec
 from .window import Window
 
 log = logging.getLogger(__name__)

@@ -25,8 +25,8 @@ try:
     from pywayland.protocol.wayland import WlCompositor, WlRegistry, WlShm
 except ImportError as _error:
     raise UserError(
-        f"pywayland is needed to talk to the compositor: {_error};"
-        " install python3-pywayland, or `pip install pywayland`"
+        f"pywayland is needed to talk to the compositor: {_error.__context__ or _error};"
+        " install python3-pywayland and python3-cffi-backend, or `pip install pywayland`"
     ) from _error
 
 if "XEN_DMABUF_PROTOCOLS" in os.environ:

@@ -88,6 +88,8 @@ class EventPage:
     """
 
     SLOTS = (4096 - _HEADER) // displif.PACKET_SIZE
+    # 2^32 is no multiple of 63: across the wrap, slots of indexes this far apart coincide
+    _SLOTS_AT_WRAP = 2**32 % SLOTS
 
     def __init__(self, page) -> None:
         self._bytes = memoryview(page).cast("B")
@@ -103,11 +105,11 @@ class EventPage:
         """Publish XENDISPL_EVT_PG_FLIP; RingError if the frontend left no room or lies.
 
         The caller notifies the event channel."""
-        waiting = (self._in_prod - self._index[0]) & _MASK
-        if waiting >= self.SLOTS:
-            raise RingError(
-                f"in_cons={self._index[0]}: {waiting} events unread, the page has {self.SLOTS}"
-            )
+        consumed = self._index[0]
+        waiting = (self._in_prod - consumed) & _MASK
+        room = self.SLOTS if consumed <= self._in_prod else self._SLOTS_AT_WRAP
+        if waiting >= room:
+            raise RingError(f"in_cons={consumed}: {waiting} events unread, room is for {room}")
         _sys.fence()
         start = _HEADER + self._in_prod % self.SLOTS * displif.PACKET_SIZE
         packet = displif.pack_flip_event(self._event_id, fb_cookie)

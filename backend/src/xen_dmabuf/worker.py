@@ -31,13 +31,13 @@ from . import log as logs
 from .buffers import BackingFactory
 from .channels import EventChannels
 from .config import Config, parse_plain
-from .connector import ConnectorSpec
 from .device import Device, Presentation, Totals
 from .display import Compositor, ConnectionLost
 from .errors import UserError
 from .log import fields
+from .spec import ConnectorSpec
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("xen_dmabuf.worker")  # run as __main__
 
 _COMPOSITOR_WAIT = 1.5
 _RETRY_SECONDS = 0.5

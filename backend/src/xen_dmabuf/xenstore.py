@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .config import Quota
-from .connector import ConnectorSpec
 from .errors import RequestError, UserError
+from .spec import ConnectorSpec
 
 _MAX_VALUE = 64  # octets; no node of the protocol needs more
 _NUMBER = re.compile(r"[0-9]{1,10}", re.ASCII)

@@ -1,0 +1,584 @@
+# SPDX-License-Identifier: MIT
+"""One vdispl device of a DomU: its display buffers, framebuffers and connectors.
+
+Handles the seven operations of displif.h. Buffers and framebuffers belong to the device, windows to
+the connectors. Everything a request says is checked here or in geometry.py before it is used.
+Runs in the asyncio thread; only waiting for the release of pages goes to an executor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+
+from . import _sys, displif, fourcc, geometry, gref
+from .allocators import Shape
+from .buffers import Backing, BackingFactory, CopyBacking, NoStrategy, wait_released
+from .channels import EventChannels
+from .config import Quota
+from .connector import Configuration, Connector
+from .display import Compositor, ConnectionLost, Image, ImportRefused
+from .errors import RequestError
+from .log import fields
+from .spec import ConnectorSpec
+from .window import Window
+
+log = logging.getLogger(__name__)
+
+_DESTROY_SECONDS = 2.2  # the frontend waits 3 s for the answer to DBUF_DESTROY
+_REPLACE_SECONDS = 1.0
+_GONE_SECONDS = 8.0
+
+
+@dataclass
+class Framebuffer:
+    cookie: int
+    buffer: DisplayBuffer
+    width: int
+    height: int
+    pixel_format: int
+    image: Image | None = None
+
+
+@dataclass
+class DisplayBuffer:
+    """A display buffer of the DomU; ``backing`` is None until its geometry is known."""
+
+    cookie: int
+    shape: Shape
+    stride: int
+    buffer_sz: int
+    data_ofs: int
+    refs: list[int]
+    backing: Backing | None = None
+    refused: dict[str, str] = field(default_factory=dict)
+    framebuffers: dict[int, Framebuffer] = field(default_factory=dict)
+
+    def set_geometry(self, width: int, height: int, bpp: int) -> None:
+        self.shape = Shape(width, height, bpp, len(self.refs))
+        self.stride = geometry.stride_of(width, bpp)
+
+
+@dataclass
+class Presentation:
+    """How windows look: from the configuration and the domain's name."""
+
+    domain: str
+    app_id: str
+    scale: str
+    hidden_rate: int
+
+
+@dataclass
+class Totals:
+    """Counters over the life of the worker."""
+
+    pixel_bytes_copied: int = 0
+    pages_late: int = 0
+
+
+class Device:
+    """The state between connect and disconnect of one frontend.
+
+    ``host`` gives the compositor of the moment and the backing factory (worker.Worker).
+    """
+
+    def __init__(
+        self,
+        host,
+        domid: int,
+        gntdev: int,
+        channels: EventChannels,
+        quota: Quota,
+        presentation: Presentation,
+        executor: Executor,
+        on_broken,
+    ) -> None:
+        self._host = host
+        self._domid = domid
+        self._gntdev = gntdev
+        self._channels = channels
+        self._quota = quota
+        self._presentation = presentation
+        self._executor = executor
+        self._on_broken = on_broken
+        self._lock = asyncio.Lock()  # among requests and the compositor's return
+        self.connectors: list[Connector] = []
+        self.buffers: dict[int, DisplayBuffer] = {}
+        self.framebuffers: dict[int, Framebuffer] = {}
+        self._releasing: list[tuple[Backing, int]] = []
+        self._operations = {
+            displif.OP_DBUF_CREATE: self._dbuf_create,
+            displif.OP_DBUF_DESTROY: self._dbuf_destroy,
+            displif.OP_FB_ATTACH: self._fb_attach,
+            displif.OP_FB_DETACH: self._fb_detach,
+            displif.OP_SET_CONFIG: self._set_config,
+            displif.OP_PG_FLIP: self._pg_flip,
+            displif.OP_GET_EDID: self._get_edid,
+        }
+
+    # -- life
+
+    async def connect(self, specs: list[ConnectorSpec]) -> None:
+        """Open all connectors or none; OSError says which page or port was refused."""
+        try:
+            for spec in specs:
+                connector = Connector(
+                    spec, self._domid, self._gntdev, self._channels, self._handle, self._on_broken
+                )
+                connector.open()
+                self.connectors.append(connector)
+        except OSError:
+            await self.close()
+            raise
+
+    async def close(self) -> bool:
+        """Crash-release: give everything back, whatever phase the DomU died in.
+
+        True once no page of the DomU is mapped any more, False if the compositor still holds some
+        after a bounded wait (the kernel gives them back when it lets go). Idempotent.
+        """
+        for connector in self.connectors:
+            await connector.close()
+        async with self._lock:
+            for connector in self.connectors:
+                self._hide(connector, answer=False)
+            self.connectors.clear()
+            for framebuffer in list(self.framebuffers.values()):
+                self._drop_framebuffer(framebuffer)
+            backings = [buffer.backing for buffer in self.buffers.values() if buffer.backing]
+            self.buffers.clear()
+        for backing in backings:
+            self._release(backing)
+        backings += [backing for backing, _pages in self._releasing]
+        self._releasing.clear()
+        waits = [self._wait(backing, _GONE_SECONDS) for backing in backings]
+        return all(await asyncio.gather(*waits))
+
+    # -- dispatch
+
+    async def _handle(self, connector: Connector, request: displif.Request) -> tuple[int, int]:
+        """(status, edid_sz) of the response; status is 0 or a negative errno."""
+        operation = self._operations.get(request.operation)
+        try:
+            if operation is None:
+                raise RequestError(
+                    errno.EOPNOTSUPP, "operation", f"0x{request.operation:02x}", "unknown"
+                )
+            return 0, await operation(connector, request.body) or 0
+        except RequestError as error:
+            connector.refused(f"0x{request.operation:02x}", error)
+            return -error.errno, 0
+        except ConnectionLost as error:
+            connector.refused(f"0x{request.operation:02x}", error)
+            return -errno.EAGAIN, 0
+        except OSError as error:
+            connector.refused(f"0x{request.operation:02x}", error)
+            return -(error.errno or errno.EIO), 0
+
+    def _only_first(self, connector: Connector) -> None:
+        if connector.spec.index != 0:
+            raise RequestError(
+                errno.EINVAL, "connector", connector.spec.index, "must be sent over connector 0"
+            )
+
+    # -- display buffers
+
+    async def _dbuf_create(self, connector: Connector, request: displif.DbufCreate) -> None:
+        self._only_first(connector)
+        geometry.check_dbuf(request, self._quota)
+        if request.dbuf_cookie in self.buffers:
+            raise RequestError(
+                errno.EEXIST, "dbuf_cookie", request.dbuf_cookie, "a display buffer has it"
+            )
+        pages = geometry.pages_of(request.buffer_sz)
+        self._check_quota(pages)
+        reader = gref.page_reader(self._gntdev, self._domid)
+        refs = gref.read_directory(reader, request.gref_directory, pages)
+        buffer = DisplayBuffer(
+            request.dbuf_cookie, Shape(0, 0, 0, pages), 0, request.buffer_sz, request.data_ofs, refs
+        )
+        async with self._lock:
+            if request.width:
+                buffer.set_geometry(request.width, request.height, request.bpp)
+                await self._back(buffer)
+            self.buffers[buffer.cookie] = buffer
+
+    def _check_quota(self, pages: int) -> None:
+        late = [count for _backing, count in self._releasing]
+        held = sum(len(buffer.refs) for buffer in self.buffers.values()) + sum(late)
+        if len(self.buffers) + len(late) >= self._quota.buffers:
+            raise RequestError(
+                errno.ENOSPC, "buffers", len(self.buffers), f"quota is {self._quota.buffers}"
+            )
+        if held + pages > self._quota.pages:
+            raise RequestError(
+                errno.ENOSPC, "pages", pages, f"{held} held, the quota is {self._quota.pages}"
+            )
+
+    async def _back(self, buffer: DisplayBuffer) -> None:
+        factory: BackingFactory = await self._host.factory()
+        size = buffer.data_ofs + buffer.stride * buffer.shape.height
+        try:
+            buffer.backing = factory.make(buffer.refs, buffer.shape, size, buffer.refused)
+        except NoStrategy as error:
+            raise RequestError(
+                errno.EIO, "dbuf_cookie", buffer.cookie, f"no buffer strategy works: {error}"
+            ) from error
+        log.info(
+            "display buffer mapped",
+            extra=fields(
+                domain=self._presentation.domain,
+                cookie=buffer.cookie,
+                size=f"{buffer.shape.width}x{buffer.shape.height}",
+                pages=len(buffer.refs),
+                strategy=buffer.backing.strategy,
+                allocator=buffer.backing.allocator,
+                why=buffer.backing.why,
+            ),
+        )
+
+    async def _dbuf_destroy(self, connector: Connector, request: displif.DbufDestroy) -> None:
+        self._only_first(connector)
+        async with self._lock:
+            buffer = self.buffers.pop(request.dbuf_cookie, None)
+            if buffer is None:
+                raise RequestError(
+                    errno.ENOENT, "dbuf_cookie", request.dbuf_cookie, "no such display buffer"
+                )
+            for framebuffer in list(buffer.framebuffers.values()):
+                self._drop_framebuffer(framebuffer)
+            backing = buffer.backing
+        if backing is None:
+            return
+        self._release(backing)
+        entry = (backing, len(buffer.refs))
+        self._releasing.append(entry)
+        if not await self._wait(backing, _DESTROY_SECONDS):
+            self._host.totals.pages_late += len(buffer.refs)
+            asyncio.get_running_loop().create_task(self._watch_release(entry))
+            raise RequestError(
+                errno.ETIMEDOUT,
+                "dbuf_cookie",
+                request.dbuf_cookie,
+                f"the compositor still holds the buffer after {_DESTROY_SECONDS} s",
+            )
+        if entry in self._releasing:
+            self._releasing.remove(entry)
+
+    def _release(self, backing: Backing) -> None:
+        self._host.flush()
+        try:
+            backing.release()
+        except OSError as error:
+            log.error(
+                "release failed",
+                extra=fields(domain=self._presentation.domain, reason=error),
+            )
+
+    async def _wait(self, backing: Backing, seconds: float) -> bool:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._executor, wait_released, backing, seconds)
+        except TimeoutError:
+            return False
+        except OSError as error:
+            log.error(
+                "waiting for the release failed",
+                extra=fields(domain=self._presentation.domain, reason=error),
+            )
+            return False
+        return True
+
+    async def _watch_release(self, entry: tuple[Backing, int]) -> None:
+        """Give the quota back when the compositor has let go at last."""
+        while entry in self._releasing:
+            if await self._wait(entry[0], 0.5):
+                if entry in self._releasing:
+                    self._releasing.remove(entry)
+                return
+            await asyncio.sleep(0.5)
+
+    # -- framebuffers
+
+    async def _fb_attach(self, connector: Connector, request: displif.FbAttach) -> None:
+        self._only_first(connector)
+        if not request.fb_cookie:
+            raise RequestError(errno.EINVAL, "fb_cookie", 0, "0 is the invalid cookie")
+        if request.fb_cookie in self.framebuffers:
+            raise RequestError(
+                errno.EEXIST, "fb_cookie", request.fb_cookie, "a framebuffer has it"
+            )
+        buffer = self.buffers.get(request.dbuf_cookie)
+        if buffer is None:
+            raise RequestError(
+                errno.ENOENT, "dbuf_cookie", request.dbuf_cookie, "no such display buffer"
+            )
+        if len(self.framebuffers) >= 2 * self._quota.buffers:
+            raise RequestError(
+                errno.ENOSPC, "fb_cookie", request.fb_cookie, f"quota is {2 * self._quota.buffers}"
+            )
+        self._check_framebuffer(request, buffer)
+        framebuffer = Framebuffer(
+            request.fb_cookie, buffer, request.width, request.height, request.pixel_format
+        )
+        async with self._lock:
+            if self.buffers.get(buffer.cookie) is not buffer:
+                raise RequestError(
+                    errno.ENOENT, "dbuf_cookie", buffer.cookie, "destroyed meanwhile"
+                )
+            await self._materialise(framebuffer)
+            buffer.framebuffers[framebuffer.cookie] = framebuffer
+            self.framebuffers[framebuffer.cookie] = framebuffer
+
+    def _check_framebuffer(self, request: displif.FbAttach, buffer: DisplayBuffer) -> None:
+        geometry.check_size("fb_attach", request.width, request.height, self._quota)
+        bits = geometry.check_format(request.pixel_format)
+        if not buffer.shape.width:
+            stride = geometry.stride_of(request.width, bits)
+            geometry.check_fits(
+                "buffer_sz", stride, request.height, buffer.data_ofs, buffer.buffer_sz
+            )
+            buffer.set_geometry(request.width, request.height, bits)
+            return
+        shape = buffer.shape
+        if bits != shape.bpp:
+            raise RequestError(
+                errno.EINVAL,
+                "pixel_format",
+                fourcc.name(request.pixel_format),
+                f"{bits} bits on a buffer of {shape.bpp}",
+            )
+        for name, value, limit in (
+            ("fb_attach.width", request.width, shape.width),
+            ("fb_attach.height", request.height, shape.height),
+        ):
+            if value > limit:
+                raise RequestError(errno.EINVAL, name, value, f"the buffer has {limit}")
+
+    async def _materialise(self, framebuffer: Framebuffer) -> None:
+        """Make the wl_buffer; a refused import leads to the next strategy."""
+        buffer = framebuffer.buffer
+        while True:
+            if buffer.backing is None:
+                await self._back(buffer)
+            compositor = self._host.compositor
+            if compositor is None:
+                return  # restore() does it when there is one
+            assert buffer.backing is not None
+            try:
+                framebuffer.image = await self._image(compositor, framebuffer, buffer.backing)
+                return
+            except ConnectionLost:
+                return
+            except ImportRefused as error:
+                await self._next_strategy(buffer, error)
+
+    async def _next_strategy(self, buffer: DisplayBuffer, error: ImportRefused) -> None:
+        assert buffer.backing is not None
+        if any(other.image for other in buffer.framebuffers.values()):
+            raise RequestError(errno.EINVAL, "pixel_format", str(error), "refused") from error
+        backing, buffer.backing = buffer.backing, None
+        buffer.refused[backing.strategy] = str(error)
+        log.warning(
+            "buffer strategy refused by the compositor",
+            extra=fields(
+                domain=self._presentation.domain,
+                cookie=buffer.cookie,
+                strategy=backing.strategy,
+                reason=error,
+                own_stride=getattr(getattr(backing, "bo", None), "stride", buffer.stride),
+            ),
+        )
+        self._release(backing)
+        await self._wait(backing, _REPLACE_SECONDS)
+
+    async def _image(
+        self, compositor: Compositor, framebuffer: Framebuffer, backing: Backing
+    ) -> Image:
+        buffer = framebuffer.buffer
+        size = (framebuffer.width, framebuffer.height)
+        layout = (buffer.stride, buffer.data_ofs, framebuffer.pixel_format)
+        if isinstance(backing, CopyBacking):
+            return compositor.share_memory(backing.pool, backing.size, *size, *layout)
+        assert backing.dmabuf is not None
+        return await compositor.import_dmabuf(backing.dmabuf, *size, *layout)
+
+    async def _fb_detach(self, connector: Connector, request: displif.FbDetach) -> None:
+        self._only_first(connector)
+        async with self._lock:
+            framebuffer = self.framebuffers.get(request.fb_cookie)
+            if framebuffer is None:
+                raise RequestError(
+                    errno.ENOENT, "fb_cookie", request.fb_cookie, "no such framebuffer"
+                )
+            self._drop_framebuffer(framebuffer)
+
+    def _drop_framebuffer(self, framebuffer: Framebuffer) -> None:
+        for connector in self.connectors:
+            shown = connector.configuration
+            if shown and shown.fb_cookie == framebuffer.cookie:
+                self._hide(connector)
+                connector.configuration = None
+            elif connector.window and connector.window.shows(framebuffer.image):
+                self._hide(connector)
+        if framebuffer.image:
+            framebuffer.image.destroy()
+        self._host.flush()
+        framebuffer.buffer.framebuffers.pop(framebuffer.cookie, None)
+        self.framebuffers.pop(framebuffer.cookie, None)
+
+    # -- what is shown
+
+    async def _set_config(self, connector: Connector, request: displif.SetConfig) -> None:
+        if request.reset:
+            connector.configuration = None
+            self._hide(connector)
+            return
+        framebuffer = self._framebuffer(request.fb_cookie)
+        crop = geometry.crop_of(
+            request,
+            framebuffer.width,
+            framebuffer.height,
+            connector.spec.width,
+            connector.spec.height,
+        )
+        connector.configuration = Configuration(request, request.fb_cookie, crop)
+        self._present(connector, framebuffer, None)
+
+    async def _pg_flip(self, connector: Connector, request: displif.PgFlip) -> None:
+        if not await connector.flip_slot():
+            raise RequestError(errno.EBUSY, "fb_cookie", request.fb_cookie, "too many open flips")
+        framebuffer = self._framebuffer(request.fb_cookie)
+        configuration = connector.configuration
+        if configuration is None:
+            raise RequestError(
+                errno.EINVAL, "fb_cookie", request.fb_cookie, "flip before SET_CONFIG"
+            )
+        config = configuration.request
+        configuration.crop = geometry.crop_of(
+            config,
+            framebuffer.width,
+            framebuffer.height,
+            connector.spec.width,
+            connector.spec.height,
+        )
+        configuration.fb_cookie = request.fb_cookie
+        self._present(connector, framebuffer, connector.flip_started(request.fb_cookie))
+
+    def _framebuffer(self, cookie: int) -> Framebuffer:
+        framebuffer = self.framebuffers.get(cookie)
+        if framebuffer is None:
+            raise RequestError(errno.ENOENT, "fb_cookie", cookie, "no such framebuffer")
+        return framebuffer
+
+    def _present(self, connector: Connector, framebuffer: Framebuffer, answer) -> None:
+        backing = framebuffer.buffer.backing
+        compositor = self._host.compositor
+        if framebuffer.image is None or compositor is None or backing is None:
+            if answer:
+                delay = 1 / self._presentation.hidden_rate
+                asyncio.get_running_loop().call_later(delay, answer, False)
+            return
+        copied = isinstance(backing, CopyBacking)
+        if isinstance(backing, CopyBacking):
+            self._host.totals.pixel_bytes_copied += backing.copy()
+        if connector.window is None:
+            connector.window = self._window(connector, compositor)
+        assert connector.configuration is not None
+        connector.window.present(
+            framebuffer.image, connector.configuration.crop, answer, wait_release=not copied
+        )
+
+    def _window(self, connector: Connector, compositor: Compositor) -> Window:
+        domain, name = self._presentation.domain, connector.spec.name
+        return Window(
+            compositor,
+            f"{domain} {name}",
+            f"{self._presentation.app_id}.{domain}.{name}",
+            self._presentation.scale,
+            self._presentation.hidden_rate,
+        )
+
+    def _hide(self, connector: Connector, *, answer: bool = True) -> None:
+        """Unmap the window; flips still open are answered as not shown."""
+        window, connector.window = connector.window, None
+        if window is None:
+            return
+        for done in window.destroy():
+            if answer:
+                done(False)
+
+    async def _get_edid(self, connector: Connector, request: displif.GetEdid) -> int:
+        if request.buffer_sz < displif.EDID_MAX_SIZE:
+            raise RequestError(
+                errno.EINVAL, "buffer_sz", request.buffer_sz, f"at least {displif.EDID_MAX_SIZE}"
+            )
+        edid = displif.build_edid(connector.spec.width, connector.spec.height, connector.spec.name)
+        reader = gref.page_reader(self._gntdev, self._domid)
+        refs = gref.read_directory(reader, request.gref_directory, 1)
+        mapping = _sys.gntdev_map(self._gntdev, self._domid, refs, writable=True)
+        try:
+            mapping.map[: len(edid)] = edid
+        finally:
+            mapping.close()
+        return len(edid)
+
+    # -- the compositor's coming and going
+
+    def compositor_lost(self) -> None:
+        """Forget every Wayland object; the DomU's pages stay mapped and backed."""
+        for connector in self.connectors:
+            self._hide(connector)
+        for framebuffer in self.framebuffers.values():
+            if framebuffer.image:
+                framebuffer.image.destroy()
+                framebuffer.image = None
+
+    async def restore(self) -> None:
+        """Show again in a new compositor what was shown in the old one."""
+        async with self._lock:
+            for framebuffer in list(self.framebuffers.values()):
+                try:
+                    if framebuffer.image is None:
+                        await self._materialise(framebuffer)
+                except (RequestError, OSError) as error:
+                    log.error(
+                        "framebuffer can't be shown in the new compositor",
+                        extra=fields(
+                            domain=self._presentation.domain,
+                            cookie=framebuffer.cookie,
+                            reason=error,
+                        ),
+                    )
+            for connector in self.connectors:
+                configuration = connector.configuration
+                if configuration and configuration.fb_cookie in self.framebuffers:
+                    framebuffer = self.framebuffers[configuration.fb_cookie]
+                    self._present(connector, framebuffer, None)
+
+    def status(self) -> dict:
+        return {
+            "connectors": [connector.status() for connector in self.connectors],
+            "buffers": [_buffer_status(buffer) for buffer in self.buffers.values()],
+            "releasing_pages": sum(pages for _backing, pages in self._releasing),
+        }
+
+
+def _buffer_status(buffer: DisplayBuffer) -> dict:
+    backing = buffer.backing
+    return {
+        "cookie": buffer.cookie,
+        "width": buffer.shape.width,
+        "height": buffer.shape.height,
+        "formats": [fourcc.name(fb.pixel_format) for fb in buffer.framebuffers.values()],
+        "stride": buffer.stride,
+        "pages": len(buffer.refs),
+        "strategy": backing.strategy if backing else "",
+        "allocator": backing.allocator if backing else "",
+        "fd": backing.dmabuf if backing else None,
+        "why": backing.why if backing else "waits for FB_ATTACH",
+    }

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: MIT
+"""One vdispl device as the supervisor sees it: its XenStore nodes and what its worker holds."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from collections.abc import Callable
+from dataclasses import asdict
+
+from . import displif
+from .child import Child
+from .config import Config
+from .errors import RequestError
+from .handshake import Action, Link, State, View, decide
+from .log import fields
+from .xenstore import XenStore, read_connectors, read_number, read_state
+
+log = logging.getLogger(__name__)
+
+BACKENDS = "/local/domain/0/backend/vdispl"
+_REOPEN_SECONDS = 0.3  # xen_drv_remove polls for InitWait for 1 s after Closing
+_CONNECT_BURST = 5  # connects of one device within _CONNECT_WINDOW before it has to wait
+_CONNECT_WINDOW = 10.0
+
+
+class VDispl:
+    """Drives one backend node. step() acts on what changed; never raises for what a DomU wrote.
+
+    ``child`` returns the domain's worker if it is ready, else None. All in the asyncio thread.
+    """
+
+    def __init__(
+        self,
+        store: XenStore,
+        domid: int,
+        number: int,
+        name: str,
+        config: Config,
+        child: Callable[[], Child | None],
+        again: Callable[[], None],
+    ) -> None:
+        self.domid = domid
+        self.number = number
+        self.name = name
+        self.path = f"{BACKENDS}/{domid}/{number}"
+        self.frontend = f"/local/domain/{domid}/device/vdispl/{number}"
+        self.front_watch = f"{self.frontend}/state"
+        self.link = Link.DOWN
+        self.back: int | None = None
+        self.front: int | None = None
+        self.reason = ""
+        self.domain_gone = False
+        self.forgotten = False
+        self._store = store
+        self._config = config
+        self._child = child
+        self._again = again
+        self._loop = asyncio.get_running_loop()
+        self._failed = ""
+        self._failed_front: int | None = None
+        self._connects: list[float] = []
+        self._reopen: asyncio.TimerHandle | None = None
+        self._store.watch(self.front_watch)
+        if self._state() is not None:
+            self._write("versions", displif.VERSIONS)
+
+    # -- what is known
+
+    def _state(self) -> int | None:
+        return read_state(self._store, f"{self.path}/state")
+
+    def _refusal(self) -> str:
+        """Why this device may not connect now; empty if it may."""
+        expected, actual = self.frontend, self._store.read(f"{self.path}/frontend")
+        if actual is not None and actual != expected:
+            return f"{self.path}/frontend={actual!r}: must be {expected}"
+        try:
+            if read_number(self._store, f"{self.frontend}/be-alloc", 0, 1):
+                return (
+                    f"{self.frontend}/be-alloc=1: the backend never allocates for a DomU (XSA-363);"
+                    " set be-alloc=0 in the domain's vdispl"
+                )
+        except RequestError as error:
+            return str(error)
+        return self._failed
+
+    def _view(self) -> View:
+        self.back = self._state()
+        self.front = read_state(self._store, self.front_watch)
+        if self.front != self._failed_front:
+            self._failed = ""  # the frontend moved on: another try is its right
+        online = self._store.read(f"{self.path}/online") != "0" and not self.domain_gone
+        reason = self._refusal() if self.back is not None and online else ""
+        if reason and reason != self.reason:
+            log.error("device refused", extra=self._fields(reason=reason))
+            self._say_error(reason)
+        self.reason = reason
+        return View(self.back, self.front, online, bool(reason), self.link)
+
+    def _fields(self, **values: object) -> dict:
+        return fields(domain=self.name, domid=self.domid, device=self.number, **values)
+
+    # -- steps
+
+    def step(self) -> None:
+        """Do all that is to be done now."""
+        for _ in range(8):  # a device settles in four; the rest is a guard against a loop
+            action = decide(self._view())
+            if action is Action.NOTHING or not self._act(action):
+                return
+        log.error("handshake does not settle", extra=self._fields(back=self.back, front=self.front))
+
+    def _act(self, action: Action) -> bool:
+        """True if the next step can be taken at once."""
+        if isinstance(action.value, State):
+            self._write("state", str(int(action.value)))
+            log.info(
+                "backend state",
+                extra=self._fields(state=action.value.name.lower(), frontend=self.front),
+            )
+            return True
+        if action is Action.CONNECT:
+            return self._connect()
+        if action is Action.RELEASE:
+            self.release()
+        elif action is Action.REOPEN_LATER and self._reopen is None:
+            self._reopen = self._loop.call_later(_REOPEN_SECONDS, self._reopen_now)
+        elif action is Action.FORGET:
+            self.forget()
+        return False
+
+    def _reopen_now(self) -> None:
+        self._reopen = None
+        view = self._view()
+        if view.link is Link.DOWN and view.online and view.front == State.CLOSING:
+            self._write("state", str(int(State.INIT_WAIT)))
+        self._again()
+
+    def _connect(self) -> bool:
+        child = self._child()
+        if child is None:
+            return False  # the worker's "ready" calls again
+        now = self._loop.time()
+        self._connects = [at for at in self._connects if now - at < _CONNECT_WINDOW]
+        if len(self._connects) >= _CONNECT_BURST:
+            self._loop.call_later(self._connects[0] + _CONNECT_WINDOW - now, self._again)
+            log.warning("frontend connects too often: it waits", extra=self._fields())
+            return False
+        self._connects.append(now)
+        try:
+            quota = self._config.quota_for(self.name)
+            specs = read_connectors(self._store, self.frontend, quota)
+        except RequestError as error:
+            self.fail(str(error))
+            return True
+        self.link = Link.CONNECTING
+        child.send(op="connect", dev=self.number, connectors=[asdict(spec) for spec in specs])
+        return False
+
+    def release(self) -> None:
+        """Take back what the worker holds; its answer brings the link down."""
+        self.link = Link.RELEASING
+        if self.back not in (None, State.CLOSING):
+            self._write("state", str(int(State.CLOSING)))
+        child = self._child()
+        if child is None:
+            self.link = Link.DOWN
+            self._again()
+        else:
+            child.send(op="disconnect", dev=self.number)
+
+    def fail(self, reason: str) -> None:
+        """Refuse the device until the frontend changes its state."""
+        self._failed = reason
+        self._failed_front = self.front
+
+    def forget(self) -> None:
+        if self._reopen:
+            self._reopen.cancel()
+        if not self.forgotten:
+            self.forgotten = True
+            self._store.unwatch(self.front_watch)
+            self._store.remove(f"/local/domain/0/error/backend/vdispl/{self.domid}/{self.number}")
+
+    def stop(self) -> None:
+        """The backend ends: tell the frontend before its buffers go."""
+        if self._state() is not None and self.link is not Link.DOWN:
+            self._write("state", str(int(State.CLOSING)))
+
+    def stopped(self) -> None:
+        """The worker has ended: the frontend may free its pages and wait for the next backend."""
+        if self._state() not in (None, State.CLOSED):
+            self._write("state", str(int(State.CLOSED)))
+
+    # -- what the worker says
+
+    def on_worker(self, event: str, message: dict) -> None:
+        reason = str(message.get("reason", ""))[:500]
+        if event == "connected" and self.link is Link.CONNECTING:
+            self.link = Link.UP
+            log.info("frontend connected", extra=self._fields())
+        elif event == "refused" and self.link is Link.CONNECTING:
+            self.link = Link.DOWN
+            self.fail(reason)
+        elif event == "failed" and self.link in (Link.CONNECTING, Link.UP):
+            self.fail(reason)
+        elif event == "disconnected" and self.link is Link.RELEASING:
+            self.link = Link.DOWN
+            log.info("frontend released", extra=self._fields(complete=message.get("released")))
+
+    def worker_gone(self) -> None:
+        """The kernel has taken back what the worker held."""
+        self.link = Link.DOWN
+
+    # -- XenStore
+
+    def _write(self, node: str, value: str) -> None:
+        """Write below the backend's node, unless the toolstack has removed it."""
+        try:
+            if self._state() is not None:
+                self._store.write(f"{self.path}/{node}", value)
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise
+
+    def _say_error(self, reason: str) -> None:
+        """Where xenbus_dev_error() of Linux puts a backend's errors."""
+        path = f"/local/domain/0/error/backend/vdispl/{self.domid}/{self.number}/error"
+        self._store.write(path, f"{errno.EINVAL} {reason}"[:1024])
+
+    def status(self) -> dict:
+        return {
+            "device": self.number,
+            "backend_state": self.back,
+            "frontend_state": self.front,
+            "link": self.link.value,
+            "reason": self.reason,
+        }
