@@ -29,7 +29,9 @@ install_guest[doc] = "Puts the guest's file system and kernel where its xl confi
 install_guest() {
     images=${IMAGE_ROOTFS}${localstatedir}/lib/xen/images
     install -d $images
-    cp --sparse=always ${DEPLOY_DIR_IMAGE}/${XEN_DMABUF_GUEST_IMAGE}-${MACHINE}${IMAGE_NAME_SUFFIX}.ext4 $images/domu.ext4
+    cp --sparse=always \
+        ${DEPLOY_DIR_IMAGE}/${XEN_DMABUF_GUEST_IMAGE}${IMAGE_MACHINE_SUFFIX}${IMAGE_NAME_SUFFIX}.ext4 \
+        $images/domu.ext4
     install -m 0644 ${DEPLOY_DIR_IMAGE}/${KERNEL_IMAGETYPE} $images/domu-kernel
 }
 

@@ -8,6 +8,7 @@ LIC_FILES_CHKSUM = "file://${COMMON_LICENSE_DIR}/MIT;md5=0835ade698e0bcf8506ecda
 
 SRC_URI = "\
     file://domu.cfg \
+    file://qemu.conf \
     file://xenbr0-port.network \
     file://xenbr0.netdev \
     file://xenbr0.network \
@@ -27,7 +28,9 @@ do_install() {
     install -Dm 0644 ${S}/domu.cfg ${D}${sysconfdir}/xen/domu.cfg
     install -d ${D}${sysconfdir}/xen/auto
     ln -s ../domu.cfg ${D}${sysconfdir}/xen/auto/domu.cfg
-    install -Dm 0644 ${S}/xendomains.conf ${D}${systemd_system_unitdir}/xendomains.service.d/xen-dmabuf.conf
+    units=${D}${systemd_system_unitdir}
+    install -Dm 0644 ${S}/xendomains.conf $units/xendomains.service.d/xen-dmabuf.conf
+    install -Dm 0644 ${S}/qemu.conf $units/xen-qemu-dom0-disk-backend.service.d/xen-dmabuf.conf
     # Before systemd's own "80-wired", whose DHCP would take the port.
     install -Dm 0644 ${S}/xenbr0.netdev ${D}${systemd_unitdir}/network/10-xenbr0.netdev
     install -Dm 0644 ${S}/xenbr0.network ${D}${systemd_unitdir}/network/10-xenbr0.network
