@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What in a configuration cannot work, as sentences for the user."""
 
-NEEDED = ("xen", "virtualization", "systemd", "pam", "wayland", "opengl")
+NEEDED = ("xen", "virtualization", "pam", "wayland", "opengl")
 
 
 def problems(d):
@@ -13,16 +13,16 @@ def problems(d):
     if "xen-dmabuf" not in features:
         return []
     found = []
+    if d.getVar("VIRTUAL-RUNTIME_init_manager") != "systemd":
+        found.append(
+            "the backend, Weston and the guests are started by systemd units. "
+            'Set INIT_MANAGER = "systemd".'
+        )
     missing = [feature for feature in NEEDED if feature not in features]
     if missing:
         found.append(
             'DISTRO_FEATURES has "xen-dmabuf" but lacks what it stands on. Add to your '
             f'configuration: DISTRO_FEATURES:append = " {" ".join(missing)}"'
-        )
-    if d.getVar("VIRTUAL-RUNTIME_init_manager") != "systemd":
-        found.append(
-            "the backend, Weston and the guests are started by systemd units. "
-            'Set INIT_MANAGER = "systemd".'
         )
     overrides = (d.getVar("OVERRIDES") or "").split(":")
     if "imxviv" in overrides and d.getVar("ACCEPT_FSL_EULA") != "1":

@@ -16,8 +16,9 @@ xen_dmabuf_sanity[eventmask] = "bb.event.SanityCheck"
 python xen_dmabuf_sanity() {
     if e.data.getVar('XEN_DMABUF_SKIP_SANITY') == '1':
         return
-    for problem in xen_dmabuf_layer.sanity.problems(e.data):
-        bb.fatal('meta-xen-dmabuf: %s' % problem)
+    problems = xen_dmabuf_layer.sanity.problems(e.data)
+    if problems:
+        bb.fatal('meta-xen-dmabuf: ' + '\nmeta-xen-dmabuf: '.join(problems))
 }
 
 addhandler xen_dmabuf_explain_no_gbm
