@@ -66,7 +66,7 @@ class BuildFolder:
         (conf / "local.conf").write_text(
             f'MACHINE = "{config["machine"]}"\nDISTRO = "{config["distro"]}"\n'
             + "\n".join(headers)
-            + 'BB_NO_NETWORK = "1"\nBB_NUMBER_THREADS = "2"\n'
+            + 'BB_NO_NETWORK = "1"\nINHERIT:remove = "uninative"\nBB_NUMBER_THREADS = "2"\n'
             + 'CONNECTIVITY_CHECK_URIS = ""\n'
             + extra
         )
