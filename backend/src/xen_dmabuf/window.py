@@ -4,7 +4,7 @@
 present() answers through its callback: ``done(True)`` once the compositor has drawn the image
 (wl_surface.frame) and no longer reads the image it replaces (wl_buffer.release); ``done(False)``
 when the compositor does not draw the window at all (occluded, minimised, no compositor), at most
-``hidden_rate`` times a second. A window counts as hidden after one second without a frame event,
+``hidden_rate`` times a second. A window counts as hidden after two seconds without a frame event,
 until the next one. All in the asyncio thread.
 """
 
@@ -21,7 +21,7 @@ from .protocols import XdgToplevel
 
 log = logging.getLogger(__name__)
 
-HIDDEN_AFTER = 1.0  # well within drm_xen_front's 3.1 s for a frame
+HIDDEN_AFTER = 2.0  # drm_xen_front gives up on a frame after 3.1 s
 _MAX_CALLBACKS = 2  # of a hidden window: it must not pile up objects in the compositor
 
 
