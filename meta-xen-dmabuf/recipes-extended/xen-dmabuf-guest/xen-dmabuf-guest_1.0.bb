@@ -19,7 +19,9 @@ S = "${XEN_DMABUF_UNPACKDIR}"
 
 REQUIRED_DISTRO_FEATURES = "xen-dmabuf xen systemd"
 
-inherit allarch features_check
+INHIBIT_DEFAULT_DEPS = "1"
+
+inherit features_check
 
 do_configure[noexec] = "1"
 do_compile[noexec] = "1"

@@ -20,7 +20,11 @@ S = "${XEN_DMABUF_UNPACKDIR}"
 
 REQUIRED_DISTRO_FEATURES = "xen-dmabuf wayland systemd"
 
-inherit allarch features_check
+inherit features_check
+
+# As weston-init, which it depends on.
+PACKAGE_ARCH = "${MACHINE_ARCH}"
+INHIBIT_DEFAULT_DEPS = "1"
 
 do_configure[noexec] = "1"
 do_compile[noexec] = "1"

@@ -13,6 +13,7 @@ SRC_URI = "file://boot.cmd.in"
 XEN_DMABUF_UNPACKDIR = "${@d.getVar('UNPACKDIR') or d.getVar('WORKDIR')}"
 S = "${XEN_DMABUF_UNPACKDIR}"
 B = "${WORKDIR}/build"
+PACKAGE_ARCH = "${MACHINE_ARCH}"
 
 REQUIRED_DISTRO_FEATURES = "xen-dmabuf xen"
 COMPATIBLE_MACHINE = "^imx8qm-mek$"
