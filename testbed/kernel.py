@@ -12,7 +12,7 @@ from .debian import Archive
 from .errors import TestbedError
 
 SOURCE_PACKAGE = "linux-source-6.12"
-SELFTEST = "tools/testing/selftests/drivers/xen/gntdev"
+SELFTEST = "tools/testing/selftests/drivers/xen"
 
 
 def patches() -> list[Path]:
@@ -114,7 +114,7 @@ def _build_selftests(tree: Path, target: Path) -> None:
         raise TestbedError(f'the kernel series has no selftest folder "{SELFTEST}"')
     make(tree, f"INSTALL_HDR_PATH={tree}/usr", "headers_install")
     make(tree, "-C", str(source), "KHDR_INCLUDES=-isystem " + str(tree / "usr/include"),
-         "CC=aarch64-linux-gnu-gcc", "LDLIBS=-static", f"OUTPUT={target}")
+         "CC=aarch64-linux-gnu-gcc", "LDFLAGS=-static", f"OUTPUT={target}")
 
 
 def build() -> Path:

@@ -16,14 +16,14 @@ from . import cache, guest_programs, keys, layout, process
 from .debian import Archive
 
 BASE_PACKAGES = [
-    "base-files", "base-passwd", "bash", "coreutils", "dash", "debianutils", "diffutils", "findutils", "grep",
+    "base-files", "base-passwd", "bash", "bsdutils", "coreutils", "dash", "debianutils", "diffutils", "findutils", "grep",
     "gzip", "hostname", "init-system-helpers", "libc-bin", "login", "mawk", "mount", "ncurses-base", "passwd",
     "sed", "sysvinit-utils", "tar", "util-linux",
     "systemd", "systemd-sysv", "udev", "dbus", "openssh-server", "iproute2", "kmod", "procps", "seatd", "weston",
 ]
 DOM0_PACKAGES = [
     "xen-utils-4.20", "xen-utils-common", "xenstore-utils", "libxengnttab1", "libxenevtchn1",
-    "python3", "python3-pywayland", "libatomic1",
+    "python3", "python3-pywayland", "python3-cffi-backend", "libatomic1",
     "libgl1-mesa-dri", "libegl1", "libgles2", "libgbm1", "libegl-mesa0", "drm-info", "wayland-utils",
 ]
 DOMU_PACKAGES = ["libdrm2"]
@@ -45,6 +45,7 @@ def _bootstrap(name: str, packages: list[str]) -> Path:
             shutil.rmtree(root / unused, ignore_errors=True)
         for database in ("passwd", "group"):
             shutil.copy(root / f"usr/share/base-passwd/{database}.master", root / "etc" / database)
+        _alternatives(root)
         _byte_compile(root)
 
     return cache.stage(f"{name}-packages", {"packages": " ".join(packages), "suite": "trixie"}, build)
@@ -64,6 +65,12 @@ def _byte_compile(root: Path) -> None:
          "-x", "test|idlelib|tkinter|lib2to3|ensurepip",
          str(root / "usr/lib/python3.13"), str(root / DIST_PACKAGES)],
         what="Python byte code")
+
+
+def _alternatives(root: Path) -> None:
+    """Links that update-alternatives would make and Xen's hotplug scripts call."""
+    for name, target in {"awk": "mawk", "which": "which.debianutils"}.items():
+        (root / "usr/bin" / name).symlink_to(target)
 
 
 def _overlay(root: Path, folder: Path) -> None:
