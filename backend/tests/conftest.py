@@ -60,8 +60,7 @@ class Weston:
     def start(self) -> None:
         renderer = ("--renderer=pixman",) if self._version() >= 13 else ("--use-pixman",)
         backend = "headless" if self._version() >= 13 else "headless-backend.so"
-        log = open(self.directory / "weston.log", "ab")
-        with log:
+        with open(self.directory / "weston.log", "ab") as log:
             self._process = subprocess.Popen(
                 [
                     "weston",

@@ -58,10 +58,13 @@ _DRM_RDWR = os.O_RDWR
 
 
 def _ioctl(fd: int, request: int, argument: bytearray | int, path: str) -> int:
-    try:
-        return fcntl.ioctl(fd, request, argument)
-    except OSError as error:
-        raise oserror(error.errno or errno.EIO, path) from error
+    while True:
+        try:
+            return fcntl.ioctl(fd, request, argument)
+        except InterruptedError:
+            continue  # Python repeats system calls after a signal, but not ioctl
+        except OSError as error:
+            raise oserror(error.errno or errno.EIO, path) from error
 
 
 def open_device(path: str) -> int:
@@ -174,15 +177,20 @@ def gntdev_map_wait(fd: int, dmabuf: int, milliseconds: int) -> None:
     _ioctl(fd, _GNTDEV_DMABUF_MAP_WAIT_RELEASED, argument, GNTDEV)
 
 
-def gntdev_can_map(fd: int) -> bool:
-    """Whether this kernel knows MAP_REFS_TO_BUF (a wait for an unknown fd answers 0)."""
+def gntdev_map_refusal(fd: int) -> str:
+    """Why MAP_REFS_TO_BUF can't work here, empty if it can (docs/kernel-abi.md: count 0)."""
+    argument = bytearray(struct.pack("@IIIII", 0, 0, 0, 0, 0) + bytes(4))
     try:
-        gntdev_map_wait(fd, 0x7FFFFFFF, 0)
+        _ioctl(fd, _GNTDEV_DMABUF_MAP_REFS_TO_BUF, argument, GNTDEV)
     except OSError as error:
-        if error.errno in (errno.ENOTTY, errno.EINVAL):
-            return False
+        if error.errno == errno.EINVAL:
+            return ""
+        if error.errno == errno.EOPNOTSUPP:
+            return "Dom0 is not direct-mapped, or its pages are larger than 4 KiB"
+        if error.errno == errno.ENOTTY:
+            return "the kernel lacks this project's patches or CONFIG_XEN_GNTDEV_DMABUF"
         raise
-    return True
+    return ""
 
 
 # --- evtchn -----------------------------------------------------------------------------------

@@ -16,10 +16,10 @@ from .errors import UserError
 def _gntdev(_config: Config) -> str:
     fd = _sys.open_device(_sys.GNTDEV)
     try:
-        if not _sys.gntdev_can_map(fd):
+        refusal = _sys.gntdev_map_refusal(fd)
+        if refusal:
             raise UserError(
-                f"{_sys.GNTDEV}: no IOCTL_GNTDEV_DMABUF_MAP_REFS_TO_BUF: the kernel lacks this"
-                " project's patches or CONFIG_XEN_GNTDEV_DMABUF; strategy \"map\" can't work"
+                f"{_sys.GNTDEV}: MAP_REFS_TO_BUF: {refusal}; strategy \"map\" can't work"
             )
     finally:
         os.close(fd)

@@ -274,7 +274,7 @@ class Supervisor:
             "domid": domain.domid,
             "name": domain.name,
             "pid": domain.child.pid if domain.child else 0,
-            "worker": "ready" if domain.ready else "not running",
+            "worker": "ready" if domain.ready else "starting",
         }
         details = await self._worker_status(domain)
         worker_devices = details.pop("devices", {}) if details else {}
