@@ -72,6 +72,13 @@ def open_device(path: str) -> int:
     return os.open(path, os.O_RDWR | os.O_CLOEXEC)
 
 
+def forbid_inspection() -> None:
+    """Keep other processes of the same user out of this one's memory (PR_SET_DUMPABLE 0)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(4, 0, 0, 0, 0):
+        raise oserror(ctypes.get_errno(), "prctl")
+
+
 # --- memory order -----------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ release() is idempotent. One thread for all but wait().
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
@@ -154,6 +155,16 @@ class BackingFactory:
     def close(self) -> None:
         while self._allocators:
             self._allocators.popitem()[1].close()
+
+    def prepare(self) -> None:
+        """Load what the first buffer would wait for: a GPU's library can take seconds.
+
+        The frontend gives up a request after 3 s (drm_xen_front). What fails here fails again, with
+        its reason, for the buffer that needs it.
+        """
+        if self._drm_fd >= 0 and "map" in self._gpu.strategies:
+            with contextlib.suppress(OSError):
+                self._allocator(self._gpu.allocators[0])
 
     def make(self, refs: list[int], shape: Shape, size: int, refused: dict[str, str]) -> Backing:
         """``refused``: strategies not to try, with the reason; it gets the new reasons, too.

@@ -22,7 +22,7 @@ from .config import Quota
 from .connector import Configuration, Connector
 from .display import Compositor, ConnectionLost, Image, ImportRefused
 from .errors import RequestError
-from .log import fields
+from .log import RateLimit, fields
 from .spec import ConnectorSpec
 from .window import Window
 
@@ -110,6 +110,7 @@ class Device:
         self.buffers: dict[int, DisplayBuffer] = {}
         self.framebuffers: dict[int, Framebuffer] = {}
         self._releasing: list[tuple[Backing, int]] = []
+        self._quiet = RateLimit()
         self._operations = {
             displif.OP_DBUF_CREATE: self._dbuf_create,
             displif.OP_DBUF_DESTROY: self._dbuf_destroy,
@@ -228,18 +229,21 @@ class Device:
             raise RequestError(
                 errno.EIO, "dbuf_cookie", buffer.cookie, f"no buffer strategy works: {error}"
             ) from error
-        log.info(
+        self._log(
+            logging.INFO,
             "display buffer mapped",
-            extra=fields(
-                domain=self._presentation.domain,
-                cookie=buffer.cookie,
-                size=f"{buffer.shape.width}x{buffer.shape.height}",
-                pages=len(buffer.refs),
-                strategy=buffer.backing.strategy,
-                allocator=buffer.backing.allocator,
-                why=buffer.backing.why,
-            ),
+            cookie=buffer.cookie,
+            size=f"{buffer.shape.width}x{buffer.shape.height}",
+            pages=len(buffer.refs),
+            strategy=buffer.backing.strategy,
+            allocator=buffer.backing.allocator,
+            why=buffer.backing.why,
         )
+
+    def _log(self, level: int, text: str, **values: object) -> None:
+        """What a DomU can cause is logged within limits: Dom0's journal isn't its."""
+        if self._quiet.allow(asyncio.get_running_loop().time()):
+            log.log(level, text, extra=fields(domain=self._presentation.domain, **values))
 
     async def _dbuf_destroy(self, connector: Connector, request: displif.DbufDestroy) -> None:
         self._only_first(connector)
@@ -274,10 +278,7 @@ class Device:
         try:
             backing.release()
         except OSError as error:
-            log.error(
-                "release failed",
-                extra=fields(domain=self._presentation.domain, reason=error),
-            )
+            self._log(logging.ERROR, "release failed", reason=error)
 
     async def _wait(self, backing: Backing, seconds: float) -> bool:
         loop = asyncio.get_running_loop()
@@ -286,10 +287,7 @@ class Device:
         except TimeoutError:
             return False
         except OSError as error:
-            log.error(
-                "waiting for the release failed",
-                extra=fields(domain=self._presentation.domain, reason=error),
-            )
+            self._log(logging.ERROR, "waiting for the release failed", reason=error)
             return False
         return True
 
@@ -383,15 +381,13 @@ class Device:
             raise RequestError(errno.EINVAL, "pixel_format", str(error), "refused") from error
         backing, buffer.backing = buffer.backing, None
         buffer.refused[backing.strategy] = str(error)
-        log.warning(
+        self._log(
+            logging.WARNING,
             "buffer strategy refused by the compositor",
-            extra=fields(
-                domain=self._presentation.domain,
-                cookie=buffer.cookie,
-                strategy=backing.strategy,
-                reason=error,
-                own_stride=getattr(getattr(backing, "bo", None), "stride", buffer.stride),
-            ),
+            cookie=buffer.cookie,
+            strategy=backing.strategy,
+            reason=error,
+            own_stride=getattr(getattr(backing, "bo", None), "stride", buffer.stride),
         )
         self._release(backing)
         await self._wait(backing, _REPLACE_SECONDS)
@@ -546,13 +542,11 @@ class Device:
                     if framebuffer.image is None:
                         await self._materialise(framebuffer)
                 except (RequestError, OSError) as error:
-                    log.error(
+                    self._log(
+                        logging.ERROR,
                         "framebuffer can't be shown in the new compositor",
-                        extra=fields(
-                            domain=self._presentation.domain,
-                            cookie=framebuffer.cookie,
-                            reason=error,
-                        ),
+                        cookie=framebuffer.cookie,
+                        reason=error,
                     )
             for connector in self.connectors:
                 configuration = connector.configuration

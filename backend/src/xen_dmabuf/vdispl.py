@@ -14,7 +14,7 @@ from .child import Child
 from .config import Config
 from .errors import RequestError
 from .handshake import Action, Link, State, View, decide
-from .log import fields
+from .log import RateLimit, fields
 from .xenstore import XenStore, read_connectors, read_number, read_state
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,7 @@ class VDispl:
         self._child = child
         self._again = again
         self._loop = asyncio.get_running_loop()
+        self._quiet = RateLimit(40)
         self._failed = ""
         self._failed_front: int | None = None
         self._connects: list[float] = []
@@ -94,13 +95,16 @@ class VDispl:
         online = self._store.read(f"{self.path}/online") != "0" and not self.domain_gone
         reason = self._refusal() if self.back is not None and online else ""
         if reason and reason != self.reason:
-            log.error("device refused", extra=self._fields(reason=reason))
+            self._log(logging.ERROR, "device refused", reason=reason)
             self._say_error(reason)
         self.reason = reason
         return View(self.back, self.front, online, bool(reason), self.link)
 
-    def _fields(self, **values: object) -> dict:
-        return fields(domain=self.name, domid=self.domid, device=self.number, **values)
+    def _log(self, level: int, text: str, **values: object) -> None:
+        """What a DomU can cause is logged within limits: Dom0's journal isn't its."""
+        if self._quiet.allow(self._loop.time()):
+            who = fields(domain=self.name, domid=self.domid, device=self.number, **values)
+            log.log(level, text, extra=who)
 
     # -- steps
 
@@ -110,16 +114,14 @@ class VDispl:
             action = decide(self._view())
             if action is Action.NOTHING or not self._act(action):
                 return
-        log.error("handshake does not settle", extra=self._fields(back=self.back, front=self.front))
+        self._log(logging.ERROR, "handshake does not settle", back=self.back, front=self.front)
 
     def _act(self, action: Action) -> bool:
         """True if the next step can be taken at once."""
         if isinstance(action.value, State):
             self._write("state", str(int(action.value)))
-            log.info(
-                "backend state",
-                extra=self._fields(state=action.value.name.lower(), frontend=self.front),
-            )
+            name = action.value.name.lower()
+            self._log(logging.INFO, "backend state", state=name, frontend=self.front)
             return True
         if action is Action.CONNECT:
             return self._connect()
@@ -146,7 +148,7 @@ class VDispl:
         self._connects = [at for at in self._connects if now - at < _CONNECT_WINDOW]
         if len(self._connects) >= _CONNECT_BURST:
             self._loop.call_later(self._connects[0] + _CONNECT_WINDOW - now, self._again)
-            log.warning("frontend connects too often: it waits", extra=self._fields())
+            self._log(logging.WARNING, "frontend connects too often: it waits")
             return False
         self._connects.append(now)
         try:
@@ -200,7 +202,7 @@ class VDispl:
         reason = str(message.get("reason", ""))[:500]
         if event == "connected" and self.link is Link.CONNECTING:
             self.link = Link.UP
-            log.info("frontend connected", extra=self._fields())
+            self._log(logging.INFO, "frontend connected")
         elif event == "refused" and self.link is Link.CONNECTING:
             self.link = Link.DOWN
             self.fail(reason)
@@ -208,7 +210,7 @@ class VDispl:
             self.fail(reason)
         elif event == "disconnected" and self.link is Link.RELEASING:
             self.link = Link.DOWN
-            log.info("frontend released", extra=self._fields(complete=message.get("released")))
+            self._log(logging.INFO, "frontend released", complete=message.get("released"))
 
     def worker_gone(self) -> None:
         """The kernel has taken back what the worker held."""

@@ -157,6 +157,7 @@ class Worker:
     async def connect(self, number: int, specs: list[ConnectorSpec]) -> None:
         await self.disconnect(number)
         assert self._channels is not None
+        (await self.factory()).prepare()
         display = self.config.display
         device = Device(
             self,
@@ -270,6 +271,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--control-fd", type=int, required=True)
     options = parser.parse_args(arguments)
     logs.setup("info")
+    _sys.forbid_inspection()
     try:
         asyncio.run(_main(options.domid, options.control_fd))
     except (UserError, OSError) as error:
