@@ -107,3 +107,12 @@ def kernel_problem(root, recipe, version, series):
         f"PREFERRED_VERSION_{recipe}, or try the nearest series with "
         f'XEN_DMABUF_KERNEL_SERIES:pn-{recipe} = "{covered[-1]}".'
     )
+
+
+def runtime_cases(root):
+    """Return the module names of lib/oeqa/runtime/cases, as TEST_SUITES wants them."""
+    folder = os.path.join(root, "lib/oeqa/runtime/cases")
+    if not os.path.isdir(folder):
+        return ""
+    names = (os.path.splitext(name) for name in os.listdir(folder))
+    return " ".join(sorted(s for s, end in names if end == ".py" and not s.startswith("_")))

@@ -107,6 +107,18 @@ class TestRepositoryFiles:
             sources.repository_files(tmp_path, "backend")
 
 
+class TestRuntimeCases:
+    def test_are_the_modules_beside_the_layer(self, tmp_path):
+        folder = tmp_path / "lib/oeqa/runtime/cases"
+        folder.mkdir(parents=True)
+        for name in ("xen_b.py", "xen_a.py", "__init__.py", "notes.md"):
+            (folder / name).touch()
+        assert sources.runtime_cases(tmp_path) == "xen_a xen_b"
+
+    def test_are_none_where_the_folder_is_missing(self, tmp_path):
+        assert sources.runtime_cases(tmp_path) == ""
+
+
 class TestKernelConfig:
     CONFIG = 'CONFIG_A=y\nCONFIG_B=m\n# CONFIG_C is not set\nCONFIG_D="x"\n'
 

@@ -39,5 +39,6 @@ require recipes-core/images/xen-dmabuf-image-dom0-qemu.inc
 require recipes-core/images/xen-dmabuf-image-dom0-imx8qm.inc
 
 # What testimage runs: lib/oeqa/runtime/cases beside the layer.
-XEN_DMABUF_TEST_SUITES ?= ""
+XEN_DMABUF_TEST_SUITES ?= "${@xen_dmabuf_layer.sources.runtime_cases(d.getVar('XEN_DMABUF_ROOT'))}"
+XEN_DMABUF_TEST_SUITES[doc] = "Runtime cases of meta-xen-dmabuf that testimage runs besides ping and ssh."
 TEST_SUITES = "ping ssh ${XEN_DMABUF_TEST_SUITES}"
