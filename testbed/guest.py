@@ -32,7 +32,8 @@ class Guest:
         self.machine = machine
         self.name = name
 
-    def _ssh(self) -> list[str]:
+    def ssh_command(self) -> list[str]:
+        """The ssh command line without the remote command."""
         folder = keys.folder()
         options = {
             "IdentityFile": folder / "client", "IdentitiesOnly": "yes",
@@ -47,7 +48,7 @@ class Guest:
     def try_run(self, command: str, timeout: float = 60) -> Result:
         """Run a shell command; never raises for its status. LostVMError if QEMU is gone."""
         try:
-            done = subprocess.run([*self._ssh(), command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            done = subprocess.run([*self.ssh_command(), command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                   stderr=subprocess.STDOUT, timeout=timeout, check=False)
         except subprocess.TimeoutExpired as error:
             self.machine.check_alive()
@@ -67,9 +68,17 @@ class Guest:
     def copy_to(self, source: Path, target: str) -> None:
         """Write a host file into the guest."""
         with open(source, "rb") as data:
-            done = subprocess.run([*self._ssh(), f"cat > {target}"], stdin=data, capture_output=True, check=False)
+            done = subprocess.run([*self.ssh_command(), f"cat > {target}"], stdin=data, capture_output=True, check=False)
         if done.returncode:
             raise ProofError(f"{self.name}: can't write {target}: {done.stderr.decode(errors='replace')}")
+
+    def read_file(self, path: str) -> bytes:
+        """A guest's file as it is."""
+        done = subprocess.run([*self.ssh_command(), f"cat {path}"], stdin=subprocess.DEVNULL, capture_output=True,
+                              check=False)
+        if done.returncode:
+            raise ProofError(f"{self.name}: can't read {path}: {done.stderr.decode(errors='replace')}")
+        return done.stdout
 
     def wait_for_ssh(self, seconds: float) -> None:
         """Wait until SSH answers; LostVMError if it never does."""
@@ -80,7 +89,7 @@ class Guest:
 
     def forget(self) -> None:
         """Drop the shared connection, after the guest has ended."""
-        subprocess.run([*self._ssh(), "-O", "exit"], capture_output=True, check=False)
+        subprocess.run([*self.ssh_command(), "-O", "exit"], capture_output=True, check=False)
 
 
 class Dom0(Guest):

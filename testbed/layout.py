@@ -17,4 +17,5 @@ KERNEL_FRAGMENTS = (
 TESTBED_FRAGMENT = REPOSITORY / "testbed/kernel/qemu-arm64.cfg"
 WESTON = LAYER / "recipes-graphics/weston-init/xen-dmabuf"
 GUEST_CONFIG = LAYER / "recipes-extended/xen-dmabuf-guest/files/domu.cfg"
+PROBE = REPOSITORY / "lib/oeqa/files/xen_dmabuf_probe.py"
 FILES = REPOSITORY / "testbed/files"

@@ -18,7 +18,9 @@ from qemu.qmp.legacy import QEMUMonitorProtocol
 from .errors import LostVMError, TestbedError
 
 XEN_OPTIONS = "console=dtuart dom0_mem=1536M bootscrub=0 conring_size=4M loglvl=info guest_loglvl=info"
-DOM0_OPTIONS = "console=hvc0 root=/dev/vda rw clk_ignore_unused panic=-1 oops=panic loglevel=5"
+DOM0_OPTIONS = ("console=hvc0 root=/dev/vda rw clk_ignore_unused panic=-1 oops=panic loglevel=5 "
+                # grants of a DomU's disk would come and go between two counts
+                "xen_blkback.feature_persistent=0")
 KERNEL_ADDRESS = 0x49000000
 SERIAL_TAIL = 25
 DOMU_ADDRESSES = {"domu": "10.0.2.21", "domu2": "10.0.2.22"}

@@ -176,7 +176,7 @@ def build_dom0(kernel: Path) -> Path:
     inputs = {
         "packages": packages.name, "kernel": kernel.name, "pywayland": PYWAYLAND, "keys": keys.fingerprint(),
         "files": cache.digest([layout.FILES / "common", layout.FILES / "dom0", layout.WESTON,
-                               layout.GUEST_CONFIG, layout.BACKEND / "src", layout.BACKEND / "data",
+                               layout.GUEST_CONFIG, layout.PROBE, layout.BACKEND / "src", layout.BACKEND / "data",
                                layout.BACKEND / "pyproject.toml"]),
         "recipe": cache.digest([Path(__file__)]),
     }
@@ -187,6 +187,7 @@ def build_dom0(kernel: Path) -> Path:
         _overlay(root, layout.FILES / "dom0")
         _modules(root, kernel)
         shutil.copytree(kernel / "selftests", root / "usr/lib/xen-dmabuf/selftests")
+        shutil.copy(layout.PROBE, root / "usr/lib/xen-dmabuf" / layout.PROBE.name)
         (root / "boot").mkdir(exist_ok=True)
         shutil.copy(kernel / "Image", root / "boot/Image")
         _python_bindings(root)

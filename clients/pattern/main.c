@@ -16,6 +16,7 @@
 static const char help[] =
 	"Usage: xen-dmabuf-pattern run [OPTIONS]\n"
 	"       xen-dmabuf-pattern send [--socket PATH] COMMAND\n"
+	"       xen-dmabuf-pattern grab [--device PATH] > FILE\n"
 	"\n"
 	"run shows numbered test frames on every connected connector of a DRM device.\n"
 	"  --device PATH    DRM card (default /dev/dri/card0)\n"
@@ -31,6 +32,9 @@ static const char help[] =
 	"  flip N           make N page flips, answer when all are done\n"
 	"  poke S X Y RRGGBB  write a pixel of screen S's visible buffer, nothing else\n"
 	"  peek S X Y       read one\n"
+	"\n"
+	"grab writes what the first CRTC shows, whoever drew it: a line with width, height,\n"
+	"pitch and format, then the pixels.\n"
 	"\n"
 	"Exit status: 0 fine, 1 the device failed or went away, 2 wrong usage.\n";
 
@@ -177,8 +181,14 @@ int main(int argc, char **argv)
 	}
 	if (optind + 1 == argc && !strcmp(argv[optind], "run"))
 		return run(&options);
+	if (optind + 1 == argc && !strcmp(argv[optind], "grab")) {
+		error = grab(options.device, 0, stdout);
+		if (error)
+			fprintf(stderr, "xen-dmabuf-pattern: %s: %s\n", options.device, strerror(-error));
+		return error ? 1 : 0;
+	}
 	if (optind + 2 != argc || strcmp(argv[optind], "send"))
-		return usage("say run or send COMMAND");
+		return usage("say run, grab or send COMMAND");
 	error = control_send(options.socket, argv[optind + 1]);
 	if (!error)
 		return 0;

@@ -60,6 +60,9 @@ int screens_flip(struct screens *screens);
 int screens_events(struct screens *screens);
 bool screens_idle(const struct screens *screens);
 
+/* grab.c: a text line "width height pitch fourcc", then the pixels of a CRTC's framebuffer */
+int grab(const char *device, unsigned int index, FILE *target);
+
 /* control.c */
 int control_listen(const char *path);
 int control_send(const char *path, const char *command);

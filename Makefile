@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: MIT
+PYTHON ?= python3
+VENV := build/venv
+RUN := $(VENV)/bin/python
+
+.PHONY: help demo test shell host-packages clean clean-cache kernel-check oe-check
+
+help:
+	@echo "make demo           the main job on the testbed, with its proofs: build/demo/report.html"
+	@echo "make test           all tests that run here: unit tests, layer, testbed"
+	@echo "make shell          boot the testbed and wait: SSH into Dom0 by the printed command"
+	@echo "make host-packages  install the Debian packages that the testbed needs (root)"
+	@echo "make kernel-check   apply and compile the kernel series on every line at hand"
+	@echo "make oe-check       heavy checks of the layer with OE_TREES=folder of the trees"
+	@echo "make clean          remove build/; make clean-cache removes the testbed's cache"
+
+# The virtual environment is made again when its requirements change.
+$(VENV)/.ready: requirements.txt tests/layer/requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: Python 3.11 or newer is needed"; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { echo "make: python3-venv is missing: apt-get install python3-venv"; exit 2; }
+	@echo "installing from PyPI: $$(grep -hv '^#' requirements.txt tests/layer/requirements.txt | tr '\n' ' ')"
+	@$(VENV)/bin/pip install --quiet -r requirements.txt -r tests/layer/requirements.txt || { echo "make: PyPI can't be reached; is the network there?"; exit 2; }
+	@touch $@
+
+demo: $(VENV)/.ready
+	@$(RUN) -m testbed demo
+
+shell host-packages clean-cache: $(VENV)/.ready
+	@$(RUN) -m testbed $@
+
+test: $(VENV)/.ready
+	@$(RUN) -m testbed host-packages
+	@$(RUN) -m pytest
+
+kernel-check: $(VENV)/.ready
+	@$(RUN) tests/kernel_check.py $(KERNEL_CHECK)
+
+oe-check: $(VENV)/.ready
+	@test -n "$(OE_TREES)" || { echo "make oe-check: set OE_TREES to the folder with the trees; docs/testing.md says how to get them"; exit 2; }
+	@OE_TREES="$(OE_TREES)" $(RUN) tests/layer/oe_trees.py
+
+clean:
+	rm -rf build

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: MIT
+"""Command line of the testbed.
+
+Exit status: 0 everything held, 1 a proof did not hold, 2 the testbed could not do its work
+(the message says what to mend), 3 the virtual machine was lost, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from . import cache, demo, host, machine
+from .errors import LostVMError, ProofError, TestbedError
+from .layout import REPOSITORY
+
+BUILD = REPOSITORY / "build"
+
+
+def _demo(_: argparse.Namespace) -> int:
+    return 0 if demo.run(BUILD / "demo").held else 1
+
+
+def _build(_: argparse.Namespace) -> int:
+    for name, path in vars(machine.build()).items():
+        print(f"{name:8} {path}")
+    return 0
+
+
+def _shell(_: argparse.Namespace) -> int:
+    """Boot and wait; other terminals use the printed ssh command."""
+    with machine.boot(machine.build(), BUILD / "shell") as (_qemu, dom0):
+        print(f"Dom0:  {' '.join(dom0.ssh_command())}\nserial console: {BUILD / 'shell/serial.log'}\n"
+              "Press Enter to end the machine.")
+        input()
+    return 0
+
+
+def _host_packages(_: argparse.Namespace) -> int:
+    host.install()
+    return 0
+
+
+def _clean_cache(_: argparse.Namespace) -> int:
+    print(f'removing "{cache.root()}"')
+    cache.clear()
+    return 0
+
+
+COMMANDS = {
+    "demo": (_demo, "show the main job with its proofs; writes build/demo/report.html"),
+    "build": (_build, "build what is not cached: kernel, Xen, the roots of Dom0 and the DomU"),
+    "shell": (_shell, "boot, print how to reach Dom0 by SSH, wait"),
+    "host-packages": (_host_packages, "install the Debian packages that the testbed needs (root)"),
+    "clean-cache": (_clean_cache, "remove the cache folder"),
+}
+
+
+def main() -> int:
+    """Parse the command line, run, turn errors into one sentence and an exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python3 -m testbed", description="Xen with a Dom0 and DomUs on QEMU arm64.",
+        epilog=f"Big files are kept in ${cache.ENVIRONMENT} (default ~/.cache/xen-dmabuf-testbed), about 8 GB.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, (function, words) in COMMANDS.items():
+        commands.add_parser(name, help=words, description=words).set_defaults(function=function)
+    arguments = parser.parse_args()
+    try:
+        return arguments.function(arguments)
+    except LostVMError as error:
+        print(f"testbed: {error}", file=sys.stderr)
+        return 3
+    except (TestbedError, ProofError, TimeoutError) as error:
+        print(f"testbed: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        try:
+            with cache.disk_errors_explained("testbed"):
+                raise error
+        except TestbedError as explained:
+            print(f"testbed: {explained}", file=sys.stderr)
+            return 2
+    except KeyboardInterrupt:
+        print("testbed: interrupted; what was built so far is kept", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

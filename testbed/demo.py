@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: MIT
+"""The main job, shown: ``make demo``."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from . import machine, proofs
+from .cache import say
+from .display import DomU
+from .errors import LostVMError, ProofError
+from .proofs import Scene
+from .report import Proof, Report
+
+
+def _prove(report: Report, claim: str, proof: Callable[[], str]) -> bool:
+    say(f"proving: {claim}")
+    started = time.monotonic()
+    try:
+        seen, held = proof(), True
+    except (ProofError, TimeoutError) as error:
+        seen, held = str(error), False
+    report.proofs.append(Proof(claim, held, seen, round(time.monotonic() - started, 1)))
+    print(f"   {'yes' if held else 'NO '}  {seen}", flush=True)
+    return held
+
+
+def _started(start: Callable[[], None], what: str) -> Callable[[], str]:
+    def proof() -> str:
+        start()
+        return what
+    return proof
+
+
+def _play(report: Report, scene: Scene) -> None:
+    domu = scene.domu
+    steps: list[tuple[str, Callable[[], str]]] = [
+        ("a DomU starts with its virtual display", _started(domu.start_pattern, "the test pattern runs in the DomU")),
+        ("(a) Dom0's screen equals the DomU's frames, pixel by pixel", lambda: proofs.pattern_is_exact(scene)),
+        ("(b) DomU and Dom0 share the memory of the picture", lambda: proofs.memory_is_shared(scene)),
+        ("(c) the backend touches no pixel", lambda: proofs.nothing_is_copied(scene)),
+        ("(e) Xen's grant table: pages mapped while shown, none after", lambda: proofs.grants_equal_pages(scene)),
+        ("a DomU destroyed while it flips hurts nobody", lambda: proofs.crash_is_survived(scene)),
+        ("the DomU starts again with a Weston of its own",
+         _started(domu.start_weston, "Weston runs in the DomU, on drm_xen_front")),
+        ("the DomU's Weston is on Dom0's screen, pixel by pixel", lambda: proofs.weston_is_exact(scene)),
+        ("the DomU's Weston is destroyed, too", lambda: _destroy(scene)),
+        ("(d) without our ioctls the device refuses the DomU's pages",
+         lambda: proofs.foreign_buffer_is_refused(scene)),
+        ("and with them the picture comes back", lambda: _again(scene)),
+    ]
+    for claim, proof in steps:
+        if not _prove(report, claim, proof):
+            say("a proof did not hold; the rest is not tried")
+            journal = scene.dom0.try_run("journalctl -b --no-pager -u xen-dmabuf-backend -u weston -n 200").output
+            (scene.folder / "journal.txt").write_text(journal, encoding="utf-8")
+            return
+
+
+def _destroy(scene: Scene) -> str:
+    scene.dom0.run(f"xl destroy {scene.domu.domid}", timeout=60)
+    proofs.wait_until(lambda: not scene.dom0.domains() and not scene.dom0.status()["domains"],
+                      proofs.RELEASE_SECONDS, "the domain to vanish")
+    return "no domain is left, the backend holds nothing"
+
+
+def _again(scene: Scene) -> str:
+    scene.domu.start_pattern()
+    return proofs.pattern_is_exact(scene, rounds=1)
+
+
+def run(folder: Path) -> Report:
+    """Build what is missing, boot, prove, write the report. Raises TestbedError if it can't be run."""
+    images = machine.build()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    report = Report()
+    started = time.monotonic()
+    try:
+        with machine.boot(images, folder) as (qemu, dom0):
+            report.machine = " · ".join(
+                dom0.run("xl info xen_version 2>/dev/null || xl info | sed -n 's/^xen_version *: //p'; uname -rm; "
+                         "weston --version").split("\n")).strip(" ·")
+            say(f"machine: {report.machine}; booted in {time.monotonic() - started:.0f} s")
+            scene = Scene(qemu, dom0, DomU(qemu, dom0), folder, report.pictures)
+            _play(report, scene)
+    except LostVMError as error:
+        report.proofs.append(Proof("the virtual machine lives", False, str(error), 0))
+        raise
+    finally:
+        report.seconds = round(time.monotonic() - started, 1)
+        report.write(folder)
+    say(f"boot to end: {report.seconds:.0f} s; report: {folder / 'report.html'}")
+    return report

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: MIT
+"""DomUs with a screen, as the proofs use them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .deadline import wait_until
+from .errors import ProofError
+from .guest import Dom0, Guest
+from .pattern import Pixels
+from .qemu import DOMU_ADDRESSES, Qemu
+
+PAGE = 4096
+PROBE = "/usr/lib/xen-dmabuf/xen_dmabuf_probe.py"
+
+
+def _kernel_line(name: str, *more: str) -> str:
+    network = f"ip={DOMU_ADDRESSES[name]}::10.0.2.2:255.255.255.0:{name}:eth0:off"
+    return " ".join(["console=hvc0 root=/dev/xvda ro panic=-1 loglevel=5", network, *more])
+
+
+class DomU(Guest):
+    """A DomU of the layer's domu.cfg. Not thread-safe."""
+
+    def __init__(self, machine: Qemu, dom0: Dom0, name: str = "domu") -> None:
+        super().__init__(machine, name)
+        self.dom0 = dom0
+        self.domid = -1
+
+    def start_pattern(self, options: str = "", **overrides: str) -> None:
+        """Create the domain with the test pattern and wait until it answers."""
+        pattern = f"pattern={options.replace(' ', ',')}" if options else ""
+        self._create(_kernel_line(self.name, "init=/usr/lib/xen-dmabuf/pattern-init", pattern), overrides)
+        wait_until(lambda: self.try_run("xen-dmabuf-pattern send state").status == 0, 60,
+                   f"{self.name}: the pattern program")
+
+    def start_weston(self, **overrides: str) -> None:
+        """Create the domain with its own Weston and wait until that has a picture on the screen."""
+        self._create(_kernel_line(self.name), overrides)
+        wait_until(lambda: self.try_run("systemctl is-active weston").status == 0, 120, f"{self.name}: Weston")
+
+    def _create(self, line: str, overrides: dict[str, str]) -> None:
+        self.forget()
+        self.domid = self.dom0.create(self.name, extra=f'"{line}"', **overrides)
+        self.wait_for_ssh(120)
+
+    def send(self, command: str, timeout: float = 60) -> dict:
+        """A command to the pattern program; its answer."""
+        answer = json.loads(self.run(f"xen-dmabuf-pattern send '{command}'", timeout))
+        if "error" in answer:
+            raise ProofError(f"{self.name}: pattern program, `{command}`: {answer['error']}")
+        return answer
+
+    def screens(self, command: str = "state", timeout: float = 60) -> list[dict]:
+        """State of all screens after a command."""
+        return self.send(command, timeout)["screens"]
+
+    def stop_pattern(self) -> None:
+        """End the pattern program: its buffers are destroyed, the domain lives on."""
+        self.run("touch /run/pattern.stop; pkill -x xen-dmabuf-patt; "
+                 "while pgrep -x xen-dmabuf-patt >/dev/null; do :; done")
+
+    def resume_pattern(self) -> None:
+        """Start the pattern program again."""
+        self.run("rm -f /run/pattern.stop")
+        wait_until(lambda: self.try_run("xen-dmabuf-pattern send state").status == 0, 30, "the pattern program")
+
+    def grab(self) -> Pixels:
+        """What the DomU has drawn into the framebuffer on its screen, read inside the DomU."""
+        self.run("xen-dmabuf-pattern grab > /tmp/grab")
+        data = self.read_file("/tmp/grab")
+        head, pixels = data.split(b"\n", 1)
+        width, height, pitch = (int(word) for word in head.split()[:3])
+        rows = np.frombuffer(pixels, np.uint8, pitch * height).reshape(height, pitch)
+        return rows[:, : width * 4].reshape(height, width, 4)[:, :, 2::-1].copy()
+
+    def backend_status(self) -> dict:
+        """This domain in the backend's status."""
+        for domain in self.dom0.status()["domains"]:
+            if domain["domid"] == self.domid:
+                return domain
+        raise ProofError(f"the backend's status has no domain {self.domid} ({self.name})")
+
+    def buffers(self) -> list[dict]:
+        """All display buffers of this domain as the backend sees them."""
+        return [buffer for device in self.backend_status()["devices"] for buffer in device.get("buffers", [])]
+
+
+def screenshot(machine: Qemu, target: Path) -> Pixels:
+    """Dom0's screen, saved as PNG and as an array."""
+    machine.screenshot(target)
+    with Image.open(target) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def save(pixels: Pixels, target: Path) -> None:
+    """Write a picture as PNG."""
+    Image.fromarray(pixels).save(target)
+
+
+def mapped_grants(dom0: Dom0, domid: int) -> int:
+    """How many pages of a domain Dom0 has mapped, from Xen's own table (debug key g)."""
+    marker = "gnttab_usage_print_all"
+    text = dom0.run("xl dmesg -c >/dev/null; xl debug-keys g; xl dmesg", timeout=60)
+    if marker not in text:
+        raise ProofError(f"xl debug-keys g printed no grant tables:\n{text[-2000:]}")
+    count, inside = 0, False
+    for line in text.splitlines():
+        head = re.search(r"grant-table for remote d(\d+)", line)
+        if head:
+            inside = int(head[1]) == domid
+        elif inside and re.search(r"\[0x[0-9a-f]+\]\s+0\s", line):
+            count += 1
+    return count

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: MIT
+"""What the product claims, each as a function that raises ProofError or returns what it saw.
+
+The demo and the tests call the same functions.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from . import pattern
+from .deadline import wait_until
+from .display import PAGE, PROBE, DomU, mapped_grants, save, screenshot
+from .errors import ProofError
+from .guest import Dom0
+from .qemu import Qemu
+
+RELEASE_SECONDS = 30
+POKED = 0x5A17C3
+POKED_BACK = 0xC3175A
+
+
+@dataclass
+class Scene:
+    """What a proof works on. ``pictures`` collects (caption, file name) pairs for the report."""
+
+    machine: Qemu
+    dom0: Dom0
+    domu: DomU
+    folder: Path
+    pictures: list[tuple[str, str]] = field(default_factory=list)
+
+    def shot(self, name: str, caption: str) -> np.ndarray:
+        """Screenshot of Dom0's screen, kept for the report."""
+        self.pictures.append((caption, f"{name}.png"))
+        return screenshot(self.machine, self.folder / f"{name}.png")
+
+    def keep(self, name: str, caption: str, pixels: np.ndarray) -> None:
+        """Keep a picture for the report."""
+        self.pictures.append((caption, f"{name}.png"))
+        save(pixels, self.folder / f"{name}.png")
+
+
+def _exact_when_settled(scene: Scene, name: str, screen: dict) -> pattern.Sighting:
+    """The screen shows the DomU's frame exactly. The frame is answered when Weston has drawn it; what
+    virtio-gpu scans out may be one refresh behind, so a held frame gets a moment to arrive."""
+    last: list[ProofError] = []
+
+    def settled() -> pattern.Sighting | None:
+        try:
+            return pattern.require_exact(screenshot(scene.machine, scene.folder / f"{name}.png"),
+                                         screen["width"], screen["height"], screen["stream"], screen["frame"])
+        except ProofError as error:
+            last[:] = [error]
+            return None
+
+    try:
+        return wait_until(settled, 20, "the DomU's frame on Dom0's screen")
+    except TimeoutError as error:
+        raise ProofError(f"{last[0]} (for 20 s)") from error
+
+
+def pattern_is_exact(scene: Scene, rounds: int = 3, flips: int = 5) -> str:
+    """(a) The window on Dom0's screen equals the DomU's frame, pixel by pixel, for several frames."""
+    scene.domu.screens("hold")
+    seen = []
+    for turn in range(rounds):
+        screens = scene.domu.screens(f"flip {flips}", timeout=120)
+        for screen in screens:
+            if screen["error"]:
+                raise ProofError(f"stream {screen['stream']}: page flip refused, errno {screen['error']}")
+            name = f"pattern-{screen['stream']}-{turn}"
+            found = _exact_when_settled(scene, name, screen)
+            seen.append(screen["frame"])
+            if turn == rounds - 1:
+                scene.pictures.append((f"Dom0's screen: DomU's frame {screen['frame']}", f"{name}.png"))
+                drawn = pattern.frame(screen["width"], screen["height"], screen["stream"], screen["frame"])
+                scene.keep(f"{name}-drawn", f"What the DomU drew: frame {screen['frame']}", drawn)
+    return (f"frames {', '.join(map(str, seen))}: all {screen['width']}x{screen['height']} pixels equal, "
+            f"window at {found.x},{found.y}")
+
+
+def memory_is_shared(scene: Scene) -> str:
+    """(b) A pixel written in the DomU is seen through Dom0's dma-buf without any message, and back."""
+    scene.domu.screens("hold")
+    screen = scene.domu.screens()[0]
+    x, y = screen["width"] // 2, screen["height"] // 2
+    offset = y * screen["pitch"] + x * 4
+    status = scene.domu.backend_status()
+    before = [c["flips_requested"] for d in status["devices"] for c in d["connectors"]]
+    old = int(scene.domu.send(f"peek 0 {x} {y}")["rgb"], 16)
+    scene.domu.send(f"poke 0 {x} {y} {POKED:06x}")
+    buffers = [b for b in scene.domu.buffers() if b["strategy"] == "map"]
+    holders = []
+    for buffer in buffers:
+        value = scene.dom0.run(f"python3 {PROBE} peek {status['pid']} {buffer['fd']} {offset}").strip()
+        if int(value, 16) & 0xFFFFFF == POKED:
+            holders.append(buffer)
+    if len(holders) != 1:
+        raise ProofError(f"the poked pixel {POKED:06x} is in {len(holders)} of {len(buffers)} dma-bufs in Dom0, not in 1")
+    scene.dom0.run(f"python3 {PROBE} poke {status['pid']} {holders[0]['fd']} {offset} {0xFF000000 | POKED_BACK:x}")
+    back = int(scene.domu.send(f"peek 0 {x} {y}")["rgb"], 16)
+    scene.domu.send(f"poke 0 {x} {y} {old:06x}")
+    if back != POKED_BACK:
+        raise ProofError(f"Dom0 wrote {POKED_BACK:06x} into the dma-buf, the DomU reads {back:06x}")
+    after = [c["flips_requested"] for d in scene.domu.backend_status()["devices"] for c in d["connectors"]]
+    if before != after:
+        raise ProofError(f"page flips were requested meanwhile ({before} -> {after}): this proves nothing")
+    return (f"pixel {x},{y}: {POKED:06x} written in the DomU was read in Dom0 through file {holders[0]['fd']} of "
+            f"worker {status['pid']}, {POKED_BACK:06x} written there was read in the DomU; no flip in between")
+
+
+def nothing_is_copied(scene: Scene, flips: int = 30) -> str:
+    """(c) The backend reads and writes no pixel: its own counter, and the kernel's view of its process."""
+    pid = scene.domu.backend_status()["pid"]
+    before = json.loads(scene.dom0.run(f"python3 {PROBE} footprint {pid}"))
+    screen = scene.domu.screens(f"flip {flips}", timeout=180)[0]
+    after = json.loads(scene.dom0.run(f"python3 {PROBE} footprint {pid}"))
+    copied = scene.domu.backend_status()["pixel_bytes_copied"]
+    frame_bytes = screen["pitch"] * screen["height"]
+    moved = after["read"] - before["read"] + after["written"] - before["written"]
+    if copied:
+        raise ProofError(f"the backend's counter says {copied} octets of pixels copied")
+    if after["mapped"]["dmabuf"] or after["mapped"]["drm"] or after["mapped"]["gntdev"] > 64 * PAGE:
+        raise ProofError(f"worker {pid} has pixel memory mapped: {after['mapped']}")
+    if moved >= flips * frame_bytes // 100:
+        raise ProofError(f"worker {pid} moved {moved} octets by system calls in {flips} flips of {frame_bytes}")
+    return (f"{flips} flips of {frame_bytes} octets: backend's counter 0; worker {pid} has no dma-buf mapped, "
+            f"{after['mapped']['gntdev']} octets of rings, moved {moved} octets by system calls")
+
+
+def grants_equal_pages(scene: Scene) -> str:
+    """(e) In Xen's grant table Dom0 holds exactly the buffers' pages while shown, and none after release."""
+    scene.domu.screens("hold")
+    screens = scene.domu.screens()
+    pages = sum(-(-s["pitch"] * s["height"] // PAGE) * s["buffers"] for s in screens)
+    shown = mapped_grants(scene.dom0, scene.domu.domid)
+    scene.domu.stop_pattern()
+    wait_until(lambda: not scene.domu.buffers(), RELEASE_SECONDS, "the release of all display buffers")
+    rest = mapped_grants(scene.dom0, scene.domu.domid)
+    scene.domu.resume_pattern()
+    if shown - rest != pages:
+        raise ProofError(f"Xen: {shown} grants mapped while shown, {rest} after release; the buffers have {pages} pages")
+    return f"{pages} pages in buffers; grants that Dom0 has mapped: {shown} while shown, {rest} (rings) after release"
+
+
+def xen_free_mib(dom0: Dom0) -> int:
+    """Xen's free memory."""
+    return int(dom0.run("xl info free_memory"))
+
+
+def crash_is_survived(scene: Scene) -> str:
+    """The DomU is destroyed while it flips: no zombie, no grant, no buffer, no window is left."""
+    restarts = scene.dom0.run("systemctl show -P NRestarts xen-dmabuf-backend weston")
+    domid = scene.domu.domid
+    scene.domu.screens("run")
+    _wait_for_flips(scene.domu)
+    scene.dom0.run(f"xl destroy {domid}", timeout=60)
+    scene.domu.forget()
+
+    def gone() -> bool:
+        return all(d["domid"] != domid for d in scene.dom0.domains()) and \
+            all(d["domid"] != domid for d in scene.dom0.status()["domains"])
+
+    wait_until(gone, RELEASE_SECONDS, f"domain {domid} and its state in the backend to vanish")
+    left = mapped_grants(scene.dom0, domid)
+    if left:
+        raise ProofError(f"{left} grants of the dead domain {domid} are still mapped")
+    now = scene.dom0.run("systemctl show -P NRestarts xen-dmabuf-backend weston")
+    if now != restarts:
+        raise ProofError(f"backend or Weston was restarted: {restarts.split()} -> {now.split()}")
+    wait_until(lambda: not has_window(scene, "after-crash"), RELEASE_SECONDS, "the dead DomU's window to vanish")
+    scene.pictures.append(("Dom0's screen after xl destroy", "after-crash.png"))
+    return f"domain {domid} destroyed while flipping: no zombie, 0 grants left, window gone, Weston and backend live"
+
+
+def _wait_for_flips(domu: DomU) -> None:
+    first = domu.screens()[0]["flips"]
+    wait_until(lambda: domu.screens()[0]["flips"] > first + 2, 60, f"{domu.name} flipping")
+
+
+def has_window(scene: Scene, name: str) -> bool:
+    """Whether the screen shows anything but one colour."""
+    pixels = screenshot(scene.machine, scene.folder / f"{name}.png")
+    return bool((pixels != pixels[0, 0]).any())
+
+
+def weston_is_exact(scene: Scene) -> str:
+    """The DomU's own Weston: it moves, and, held still, Dom0's window equals its framebuffer."""
+    wait_until(lambda: has_window(scene, "weston-moving"), 60, "the DomU's Weston on the screen")
+    scene.domu.run("until pgrep -f weston-simple-shm; do :; done", timeout=60)
+    first = scene.shot("weston-moving-1", "DomU's Weston on Dom0's screen")
+
+    def moved() -> bool:
+        return bool((screenshot(scene.machine, scene.folder / "weston-moving-2.png") != first).any())
+
+    wait_until(moved, 60, "the DomU's moving client")
+    scene.pictures.append(("The same a moment later", "weston-moving-2.png"))
+    scene.domu.run("pkill -STOP -f weston-simple-shm")
+    drawn: list[np.ndarray] = []
+
+    def equal() -> tuple[int, int] | None:
+        drawn[:] = [scene.domu.grab()]
+        return find(screenshot(scene.machine, scene.folder / "weston-still.png"), drawn[0])
+
+    try:
+        x, y = wait_until(equal, 60, "Dom0's window to equal the framebuffer of the DomU's Weston")
+    finally:
+        scene.domu.run("pkill -CONT -f weston-simple-shm")
+    scene.pictures.append(("Held still: Dom0's screen", "weston-still.png"))
+    scene.keep("weston-drawn", "Held still: the framebuffer, read in the DomU", drawn[0])
+    height, width = drawn[0].shape[:2]
+    return f"it moves; held still, all {width}x{height} pixels equal, window at {x},{y}"
+
+
+def find(screen: np.ndarray, picture: np.ndarray) -> tuple[int, int] | None:
+    """Where a picture is on a screen that is otherwise one colour; None if it is nowhere exactly."""
+    height, width = picture.shape[:2]
+    others = np.argwhere((screen != screen[0, 0]).any(axis=2))
+    if not len(others):
+        return None
+    y, x = others.min(axis=0)
+    shown = screen[y: y + height, x: x + width]
+    return (int(x), int(y)) if shown.shape == picture.shape and (shown == picture).all() else None
+
+
+def foreign_buffer_is_refused(scene: Scene) -> str:
+    """(d) Without our ioctls: gntdev's own dma-buf (EXP_FROM_REFS) is refused, as on i.MX8; the copy shows it."""
+    configuration = "/etc/xen-dmabuf/backend.toml"
+    scene.dom0.run(f"cp {configuration} /run/backend.toml.kept; "
+                   f"sed -i 's/^#strategies = .*/strategies = [\"export\", \"copy\"]/' {configuration}; "
+                   "systemctl restart xen-dmabuf-backend", timeout=60)
+    try:
+        scene.domu.start_pattern("--hold")
+        screen = scene.domu.screens("flip 3", timeout=120)[0]
+        buffers = scene.domu.buffers()
+        _exact_when_settled(scene, "copied", screen)
+        scene.pictures.append(("Without MAP_REFS_TO_BUF: the copying fallback", "copied.png"))
+        copied = scene.domu.backend_status()["pixel_bytes_copied"]
+    finally:
+        scene.dom0.try_run(f"xl destroy {scene.domu.name}", timeout=60)
+        scene.domu.forget()
+        scene.dom0.run(f"mv /run/backend.toml.kept {configuration}; systemctl restart xen-dmabuf-backend", timeout=60)
+    for buffer in buffers:
+        if buffer["strategy"] != "copy" or "export" not in buffer["why"]:
+            raise ProofError(f"EXP_FROM_REFS was not refused: {buffer}")
+    if not copied:
+        raise ProofError("the copying fallback says that it copied nothing")
+    return f'{buffers[0]["why"]}; the fallback copied {copied} octets'
