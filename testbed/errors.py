@@ -5,6 +5,8 @@
 class TestbedError(Exception):
     """Something that the user can mend; the command line prints it as one sentence and exits with 2."""
 
+    __test__ = False
+
 
 class LostVMError(TestbedError):
     """QEMU or the guest went away. This is not a failed test: nothing was found out."""

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from qemu.qmp.legacy import QEMUMonitorProtocol
 
+from .deadline import wait_until
 from .errors import LostVMError, TestbedError
 
 XEN_OPTIONS = "console=dtuart dom0_mem=1536M bootscrub=0 conring_size=4M loglvl=info guest_loglvl=info"
@@ -104,15 +105,20 @@ class Qemu:
         return self
 
     def _connect(self, monitor: Path) -> None:
-        from .deadline import wait_until  # noqa: PLC0415 (avoids a cycle of imports)
-
         def there() -> bool:
             self.check_alive()
             return monitor.exists()
 
         wait_until(there, 20, "QEMU's monitor socket")
         self._monitor = QEMUMonitorProtocol(str(monitor))
-        self._monitor.connect()
+        try:
+            self._monitor.connect()
+        except Exception as error:
+            # QEMU opens the socket before it has read the rest of its command line
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(5)
+            self.check_alive()
+            raise LostVMError(f"QEMU does not answer on its monitor: {error}") from error
 
     def __exit__(self, *_: object) -> None:
         self.close()
