@@ -9,7 +9,6 @@ above those edges is the code that runs in Dom0, and the compositor is real.
 from __future__ import annotations
 
 import array
-import asyncio
 import errno
 import mmap
 import os
@@ -17,31 +16,15 @@ import shutil
 import socket
 import struct
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
+from waiting import wait_until
 
 from xen_dmabuf import _sys
 from xen_dmabuf.errors import oserror
 
 PAGE = _sys.PAGE_SIZE
-
-
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 10.0) -> None:
-    """Poll ``condition`` to a deadline."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"timed out: {what}"
-        time.sleep(0.005)
-
-
-async def until(condition: Callable[[], bool], what: str, seconds: float = 10.0) -> None:
-    """wait_until() for coroutines."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"timed out: {what}"
-        await asyncio.sleep(0.005)
 
 
 class Weston:
@@ -161,6 +144,7 @@ class FakeXen:
         self._masked: dict[int, bool] = {}
         self._free = 1
         self._ports = iter(range(1000, 100000))
+        self._remote_ports = iter(range(10, 1000))
         self.device, self._events = socket.socketpair()
 
     def close(self) -> None:
@@ -168,11 +152,15 @@ class FakeXen:
         self.device.close()
         self._events.close()
 
-    def allocate(self, pages: int) -> int:
-        """The first of so many fresh, consecutive grant references."""
+    def allocate(self, pages: int) -> list[int]:
+        """So many fresh pages' grant references."""
         first, self._free = self._free, self._free + pages
         assert self._free <= self.PAGES
-        return first
+        return list(range(first, self._free))
+
+    def new_port(self) -> int:
+        """An event channel of the DomU's that nobody has bound yet."""
+        return next(self._remote_ports)
 
     def page(self, ref: int) -> mmap.mmap:
         """The DomU's own view of a page."""

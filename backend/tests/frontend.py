@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""A vdispl frontend over FakeXen's memory that behaves like drm_xen_front, or as badly as asked."""
+"""A vdispl frontend that behaves like drm_xen_front, or as badly as asked.
+
+``xen`` is the memory and the event channels: conftest.FakeXen, or real ones (on_xen.RealXen).
+"""
 
 from __future__ import annotations
 
 import struct
 
-from conftest import PAGE, FakeXen, until
+from waiting import until
 
 from xen_dmabuf import displif, fourcc
 from xen_dmabuf.spec import ConnectorSpec
+
+PAGE = 4096
 
 _FORMATS = {
     displif.OP_DBUF_CREATE: "<QIIIIIII",
@@ -24,12 +29,13 @@ _FORMATS = {
 class FrontendConnector:
     """One connector: request ring, event page, two ports."""
 
-    def __init__(self, xen: FakeXen, index: int, width: int, height: int) -> None:
+    def __init__(self, xen, index: int, width: int, height: int) -> None:
         self.xen = xen
-        refs = xen.allocate(2)
-        self.ring, self.events = xen.page(refs), xen.page(refs + 1)
+        ring, events = xen.allocate(2)
+        self.ring, self.events = xen.page(ring), xen.page(events)
+        name, request_port, event_port = f"id{index}", xen.new_port(), xen.new_port()
         self.spec = ConnectorSpec(
-            index, f"id{index}", width, height, refs, 10 + 2 * index, refs + 1, 11 + 2 * index
+            index, name, width, height, ring, request_port, events, event_port
         )
         self._words = memoryview(self.ring).cast("I")
         self._event_words = memoryview(self.events).cast("I")
@@ -102,7 +108,7 @@ class FrontendConnector:
 class Frontend:
     """A device with connectors of the given sizes."""
 
-    def __init__(self, xen: FakeXen, *sizes: tuple[int, int]) -> None:
+    def __init__(self, xen, *sizes: tuple[int, int]) -> None:
         self.xen = xen
         self.connectors = [
             FrontendConnector(xen, index, *size) for index, size in enumerate(sizes or [(64, 48)])
@@ -115,14 +121,12 @@ class Frontend:
 
     def directory(self, pages: int) -> tuple[int, int]:
         """Fresh pages with their directory: (first directory reference, first page)."""
-        first = self.xen.allocate(pages)
-        dirs = -(-pages // 1023)
-        start = self.xen.allocate(dirs)
-        for number in range(dirs):
-            following = start + number + 1 if number + 1 < dirs else 0
-            refs = range(first + number * 1023, first + min(pages, (number + 1) * 1023))
-            self.xen.write_words(start + number, [following, *refs])
-        return start, first
+        refs = self.xen.allocate(pages)
+        directory = self.xen.allocate(-(-pages // 1023))
+        for number, page in enumerate(directory):
+            following = (*directory, 0)[number + 1]
+            self.xen.write_words(page, [following, *refs[number * 1023 : (number + 1) * 1023]])
+        return directory[0], refs[0]
 
     async def buffer(self, cookie: int, width: int, height: int, bpp: int = 32) -> tuple[int, int]:
         """DBUF_CREATE as drm_xen_front does it: (status, first page)."""

@@ -10,8 +10,9 @@ import errno
 import signal
 
 import pytest
-from conftest import PAGE, FakeXen, until
+from conftest import PAGE, FakeXen
 from frontend import Frontend
+from waiting import until
 
 from xen_dmabuf import displif, fourcc
 from xen_dmabuf.config import Config, Display, Quota
@@ -195,7 +196,7 @@ def test_backend_allocation_is_refused(xen, weston):
 def test_directories_that_lie(xen, weston, name, words, pages):
     async def run():
         async with serving(xen, weston.socket) as (_worker, frontend):
-            directory = xen.allocate(1)
+            (directory,) = xen.allocate(1)
             xen.write_words(directory, words(directory))
             height = pages * PAGE // 4096
             create = (1, 1024, height, 32, pages * PAGE, 0, directory, 0)

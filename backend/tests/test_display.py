@@ -9,7 +9,7 @@ import os
 import signal
 
 import pytest
-from conftest import until
+from waiting import until
 
 from xen_dmabuf import fourcc
 from xen_dmabuf.display import Compositor, ConnectionLost, Image, ImportRefused

@@ -12,7 +12,7 @@ import contextlib
 from collections import deque
 
 import pytest
-from conftest import until
+from waiting import until
 
 from xen_dmabuf import supervisor as supervisor_module
 from xen_dmabuf import vdispl as vdispl_module
