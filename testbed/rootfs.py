@@ -130,7 +130,7 @@ def _backend(root: Path) -> None:
         destination.chmod(int(entry["mode"], 8))
     process.run(
         [*_emulated(root, "python3"), "-m", "compileall", "-q",
-         "-s", str(root), str(target)], what="Python byte code")
+         "-s", str(root), str(target / "xen_dmabuf"), str(target / "pywayland/protocol")], what="Python byte code")
 
 
 def _python_bindings(root: Path) -> None:
