@@ -98,3 +98,16 @@ class BuildFolder:
             check=False,
             **kwargs,
         )
+
+
+def main():
+    """Run the heavy checks (`make oe-check`); returns pytest's exit status."""
+    if not Path(os.environ.get("OE_TREES", "")).is_dir() or not os.environ.get("OE_TREES"):
+        print("oe-check: set OE_TREES to the folder with the trees, see docs/testing.md")
+        return 2
+    tests = Path(__file__).with_name("test_layer_oe.py")
+    return subprocess.call([sys.executable, "-m", "pytest", "-v", str(tests), *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
