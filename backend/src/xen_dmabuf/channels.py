@@ -25,7 +25,8 @@ class EventChannels:
         self.throttled = 0
         self.fd = _sys.open_device(_sys.EVTCHN)
         try:
-            _sys.evtchn_restrict(self.fd, domid)
+            if domid:  # evtchn.c refuses 0; as its own frontend Dom0 needs no fence
+                _sys.evtchn_restrict(self.fd, domid)
         except OSError:
             os.close(self.fd)
             raise
