@@ -37,18 +37,18 @@ class DomU(Guest):
         """Create the domain with the test pattern and wait until it answers."""
         pattern = f"pattern={options.replace(' ', ',')}" if options else ""
         self._create(_kernel_line(self.name, "init=/usr/lib/xen-dmabuf/pattern-init", pattern), overrides)
-        wait_until(lambda: self.try_run("xen-dmabuf-pattern send state").status == 0, 60,
+        wait_until(lambda: self.try_run("xen-dmabuf-pattern send state").status == 0, 120,
                    f"{self.name}: the pattern program")
 
     def start_weston(self, **overrides: str) -> None:
         """Create the domain with its own Weston and wait until that has a picture on the screen."""
         self._create(_kernel_line(self.name), overrides)
-        wait_until(lambda: self.try_run("systemctl is-active weston").status == 0, 120, f"{self.name}: Weston")
+        wait_until(lambda: self.try_run("systemctl is-active weston").status == 0, 240, f"{self.name}: Weston")
 
     def _create(self, line: str, overrides: dict[str, str]) -> None:
         self.forget()
         self.domid = self.dom0.create(self.name, extra=f'"{line}"', **overrides)
-        self.wait_for_ssh(120)
+        self.wait_for_ssh(240)
 
     def send(self, command: str, timeout: float = 60) -> dict:
         """A command to the pattern program; its answer."""

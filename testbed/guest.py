@@ -11,7 +11,7 @@ from pathlib import Path
 from . import keys
 from .deadline import wait_until
 from .errors import LostVMError, ProofError
-from .qemu import Qemu
+from .qemu import DOMU_ADDRESSES, Qemu
 
 SSH_FAILED = 255
 
@@ -103,7 +103,10 @@ class Dom0(Guest):
 
         Returns the domain id.
         """
-        lines = {"name": f'"{name}"', "kernel": '"/boot/Image"', "disk": '["phy:/dev/vdb,xvda,r"]', **overrides}
+        # A fixed MAC: QEMU's user network remembers which one had the address before.
+        mac = f"00:16:3e:00:00:{int(DOMU_ADDRESSES[name].rsplit('.')[-1]):02x}"
+        lines = {"name": f'"{name}"', "kernel": '"/boot/Image"', "disk": '["phy:/dev/vdb,xvda,r"]',
+                 "vif": f'["bridge=xenbr0,mac={mac}"]', **overrides}
         arguments = " ".join(f"'{key}={value}'" for key, value in lines.items())
         self.run(f"xl create /etc/xen/domu.cfg {arguments}", timeout=90)
         return self.domid(name)

@@ -61,7 +61,9 @@ def make(tree: Path, *targets: str, log: Path | None = None) -> None:
          "KBUILD_BUILD_HOST=testbed", *targets],
         what=f"kernel, make {' '.join(targets)}", cwd=tree, log=log,
         env={"CCACHE_DIR": str(cache.root() / "ccache"), "CCACHE_MAXSIZE": "3G",
-             "CCACHE_BASEDIR": str(tree), "CCACHE_NOHASHDIR": "1"})
+             "CCACHE_BASEDIR": str(tree), "CCACHE_NOHASHDIR": "1",
+             # take the include files from the compiler's own list: no second run of the preprocessor
+             "CCACHE_DEPEND": "1"})
 
 
 def unpack(folder: Path) -> Path:
