@@ -10,7 +10,7 @@ help:
 	@echo "make test           all tests that run here: unit tests, layer, testbed"
 	@echo "make shell          boot the testbed and wait: SSH into Dom0 by the printed command"
 	@echo "make host-packages  install the Debian packages that the testbed needs (root)"
-	@echo "make kernel-check   apply and compile the kernel series on every line at hand"
+	@echo "make kernel-check   apply, check and compile a kernel series: SOURCE=tree SERIES=6.12"
 	@echo "make oe-check       heavy checks of the layer with OE_TREES=folder of the trees"
 	@echo "make clean          remove build/; make clean-cache removes the testbed's cache"
 
@@ -33,7 +33,8 @@ test: $(VENV)/.ready
 	@$(RUN) -m pytest
 
 kernel-check: $(VENV)/.ready
-	@$(RUN) tests/kernel_check.py $(KERNEL_CHECK)
+	@test -n "$(SOURCE)" || { echo "make kernel-check: set SOURCE to an unpatched kernel tree with a .config, and SERIES to its folder of kernel-patches/ (default 6.12)"; exit 2; }
+	@ARCH=arm64 CROSS_COMPILE=aarch64-linux-gnu- LOCALVERSION= $(RUN) tests/kernel_check.py --series $(or $(SERIES),6.12) $(SOURCE)
 
 oe-check: $(VENV)/.ready
 	@test -n "$(OE_TREES)" || { echo "make oe-check: set OE_TREES to the folder with the trees; docs/testing.md says how to get them"; exit 2; }

@@ -18,8 +18,8 @@ PACKAGES = (
     # the arm64 kernel and the C clients
     "gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "gcc", "libc6-dev", "make", "flex", "bison", "bc",
     "libssl-dev", "libelf-dev", "xz-utils", "ccache", "patch", "rsync", "kmod", "cpio", "perl",
-    # Wayland protocol descriptions for the backend's bindings
-    "wayland-protocols", "libwayland-bin", "libwayland-dev", "pkg-config",
+    # the backend's unit tests run against a real Weston, the layer's compile the device tree
+    "weston", "device-tree-compiler",
 )
 """Debian packages; an i386/amd64/arm64 Debian 12 or newer has all of them."""
 

@@ -10,7 +10,7 @@ import errno
 import signal
 
 import pytest
-from conftest import PAGE, FakeXen
+from fakes import PAGE, FakeXen
 from frontend import Frontend
 from waiting import until
 
@@ -360,6 +360,39 @@ def test_flips_without_end_are_slowed_down(xen, blind):
 
 
 # --- lifetimes
+
+
+def test_a_slow_import_is_no_refusal(xen, weston, monkeypatch):
+    """FB_ATTACH is answered in time, flips as not shown, and the picture follows."""
+    from xen_dmabuf import device as device_module
+
+    monkeypatch.setattr(device_module, "_ATTACH_SECONDS", 0.1)
+    image = device_module.Device._image
+
+    async def run():
+        release = asyncio.Event()
+
+        async def slow(self, *arguments):
+            await release.wait()
+            return await image(self, *arguments)
+
+        monkeypatch.setattr(device_module.Device, "_image", slow)
+        async with serving(xen, weston.socket) as (worker, frontend):
+            control = frontend.connectors[0]
+            await frontend.show(1, 64, 48)
+            assert await control.call(OP.OP_PG_FLIP, 1) == 0
+            await until(lambda: control.flips_done() == [(0, 1)], "the event")
+            connector = worker._devices[0].connectors[0]
+            assert connector.counters.flips_not_shown == 1 and connector.window is None
+            await frontend.buffer(2, 64, 48)
+            assert await control.call(OP.OP_FB_ATTACH, 2, 2, 64, 48, fourcc.XRGB8888) == 0
+            assert await control.call(OP.OP_DBUF_DESTROY, 2) == 0, "while it is imported"
+            release.set()
+            await until(lambda: connector.window is not None, "the picture")
+            assert await control.call(OP.OP_PG_FLIP, 1) == 0
+            await until(lambda: connector.counters.flips_shown == 1, "a shown flip")
+
+    asyncio.run(run())
 
 
 def test_the_domain_dies_in_the_middle(xen, weston):
