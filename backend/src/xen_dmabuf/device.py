@@ -29,6 +29,7 @@ from .window import Window
 log = logging.getLogger(__name__)
 
 _DESTROY_SECONDS = 2.2  # the frontend waits 3 s for the answer to DBUF_DESTROY
+_ATTACH_SECONDS = 2.4  # and as long for FB_ATTACH
 _REPLACE_SECONDS = 1.0
 _GONE_SECONDS = 8.0
 
@@ -56,6 +57,7 @@ class DisplayBuffer:
     backing: Backing | None = None
     refused: dict[str, str] = field(default_factory=dict)
     framebuffers: dict[int, Framebuffer] = field(default_factory=dict)
+    importing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def set_geometry(self, width: int, height: int, bpp: int) -> None:
         self.shape = Shape(width, height, bpp, len(self.refs))
@@ -105,7 +107,8 @@ class Device:
         self._presentation = presentation
         self._executor = executor
         self._on_broken = on_broken
-        self._lock = asyncio.Lock()  # among requests and the compositor's return
+        self._lock = asyncio.Lock()  # of the tables of buffers and framebuffers
+        self._imports: set[asyncio.Task] = set()
         self.connectors: list[Connector] = []
         self.buffers: dict[int, DisplayBuffer] = {}
         self.framebuffers: dict[int, Framebuffer] = {}
@@ -144,6 +147,8 @@ class Device:
         """
         for connector in self.connectors:
             await connector.close()
+        for task in list(self._imports):
+            task.cancel()
         async with self._lock:
             for connector in self.connectors:
                 self._hide(connector, answer=False)
@@ -328,9 +333,37 @@ class Device:
                 raise RequestError(
                     errno.ENOENT, "dbuf_cookie", buffer.cookie, "destroyed meanwhile"
                 )
-            await self._materialise(framebuffer)
             buffer.framebuffers[framebuffer.cookie] = framebuffer
             self.framebuffers[framebuffer.cookie] = framebuffer
+        try:
+            await self._import(framebuffer)
+        except (RequestError, OSError):
+            self._drop_framebuffer(framebuffer)
+            raise
+
+    async def _import(self, framebuffer: Framebuffer) -> None:
+        """Wait for the wl_buffer as long as the frontend can wait, and leave the rest to a task."""
+        task = asyncio.get_running_loop().create_task(self._materialise(framebuffer))
+        self._imports.add(task)
+        task.add_done_callback(self._imports.discard)
+        await asyncio.wait({task}, timeout=_ATTACH_SECONDS)
+        if task.done():
+            if not task.cancelled():
+                task.result()
+            return
+        self._log(logging.WARNING, "compositor is slow to import", cookie=framebuffer.cookie)
+        task.add_done_callback(lambda done: self._imported_late(framebuffer, done))
+
+    def _imported_late(self, framebuffer: Framebuffer, task: asyncio.Task) -> None:
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error:
+            self._log(
+                logging.ERROR, "framebuffer stays dark", cookie=framebuffer.cookie, reason=error
+            )
+        else:
+            self._show_again(framebuffer)
 
     def _check_framebuffer(self, request: displif.FbAttach, buffer: DisplayBuffer) -> None:
         geometry.check_size("fb_attach", request.width, request.height, self._quota)
@@ -358,26 +391,38 @@ class Device:
                 raise RequestError(errno.EINVAL, name, value, f"the buffer has {limit}")
 
     async def _materialise(self, framebuffer: Framebuffer) -> None:
-        """Make the wl_buffer; a refused import leads to the next strategy."""
+        """Make the wl_buffer; a refused import leads to the next strategy.
+
+        The framebuffer may be detached, and its buffer destroyed, at every await.
+        """
         buffer = framebuffer.buffer
-        while True:
-            if buffer.backing is None:
-                await self._back(buffer)
-            compositor = self._host.compositor
-            if compositor is None:
-                return  # restore() does it when there is one
-            assert buffer.backing is not None
-            try:
-                framebuffer.image = await self._image(compositor, framebuffer, buffer.backing)
-                return
-            except ConnectionLost:
-                return
-            except ImportRefused as error:
-                await self._next_strategy(buffer, error)
+        async with buffer.importing:
+            while framebuffer.image is None and self._attached(framebuffer):
+                if buffer.backing is None:
+                    await self._back(buffer)
+                compositor, backing = self._host.compositor, buffer.backing
+                if compositor is None or backing is None:
+                    return  # restore() does it when there is one
+                try:
+                    image = await self._image(compositor, framebuffer, backing)
+                except ConnectionLost:
+                    return
+                except ImportRefused as error:
+                    if self._attached(framebuffer) and buffer.backing is backing:
+                        await self._next_strategy(buffer, error)
+                    continue
+                if self._attached(framebuffer):
+                    framebuffer.image = image
+                else:
+                    image.destroy()
+                    self._host.flush()
+
+    def _attached(self, framebuffer: Framebuffer) -> bool:
+        return self.framebuffers.get(framebuffer.cookie) is framebuffer
 
     async def _next_strategy(self, buffer: DisplayBuffer, error: ImportRefused) -> None:
         assert buffer.backing is not None
-        if any(other.image for other in buffer.framebuffers.values()):
+        if any(other.image for other in buffer.framebuffers.values()):  # it is being shown
             raise RequestError(errno.EINVAL, "pixel_format", str(error), "refused") from error
         backing, buffer.backing = buffer.backing, None
         buffer.refused[backing.strategy] = str(error)
@@ -536,23 +581,25 @@ class Device:
 
     async def restore(self) -> None:
         """Show again in a new compositor what was shown in the old one."""
-        async with self._lock:
-            for framebuffer in list(self.framebuffers.values()):
-                try:
-                    if framebuffer.image is None:
-                        await self._materialise(framebuffer)
-                except (RequestError, OSError) as error:
-                    self._log(
-                        logging.ERROR,
-                        "framebuffer can't be shown in the new compositor",
-                        cookie=framebuffer.cookie,
-                        reason=error,
-                    )
-            for connector in self.connectors:
-                configuration = connector.configuration
-                if configuration and configuration.fb_cookie in self.framebuffers:
-                    framebuffer = self.framebuffers[configuration.fb_cookie]
-                    self._present(connector, framebuffer, None)
+        for framebuffer in list(self.framebuffers.values()):
+            try:
+                await self._materialise(framebuffer)
+            except (RequestError, OSError) as error:
+                self._log(
+                    logging.ERROR,
+                    "framebuffer can't be shown in the new compositor",
+                    cookie=framebuffer.cookie,
+                    reason=error,
+                )
+        for framebuffer in list(self.framebuffers.values()):
+            self._show_again(framebuffer)
+
+    def _show_again(self, framebuffer: Framebuffer) -> None:
+        """Present a framebuffer whose wl_buffer came late, where it is what should be shown."""
+        for connector in self.connectors:
+            configuration = connector.configuration
+            if configuration and configuration.fb_cookie == framebuffer.cookie:
+                self._present(connector, framebuffer, None)
 
     def status(self) -> dict:
         return {

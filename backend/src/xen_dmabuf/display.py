@@ -43,7 +43,7 @@ _HIGHEST = {"zwp_linux_dmabuf_v1": 4}
 _MOD_LINEAR = 0
 _MOD_INVALID = 0x00FF_FFFF_FFFF_FFFF
 _SETUP_SECONDS = 10.0
-_IMPORT_SECONDS = 2.0
+_IMPORT_SECONDS = 20.0  # a compositor that is busy is not one that refuses
 
 
 class ImportRefused(Exception):
