@@ -364,10 +364,10 @@ def test_flips_without_end_are_slowed_down(xen, blind):
 
 def test_a_slow_import_is_no_refusal(xen, weston, monkeypatch):
     """FB_ATTACH is answered in time, flips as not shown, and the picture follows."""
-    from xen_dmabuf import device as device_module
+    from xen_dmabuf import buffertable
 
-    monkeypatch.setattr(device_module, "_ATTACH_SECONDS", 0.1)
-    image = device_module.Device._image
+    monkeypatch.setattr(buffertable, "_ATTACH_SECONDS", 0.1)
+    image = buffertable.BufferTable._image
 
     async def run():
         release = asyncio.Event()
@@ -376,7 +376,7 @@ def test_a_slow_import_is_no_refusal(xen, weston, monkeypatch):
             await release.wait()
             return await image(self, *arguments)
 
-        monkeypatch.setattr(device_module.Device, "_image", slow)
+        monkeypatch.setattr(buffertable.BufferTable, "_image", slow)
         async with serving(xen, weston.socket) as (worker, frontend):
             control = frontend.connectors[0]
             await frontend.show(1, 64, 48)
