@@ -45,7 +45,7 @@ class Scene:
         save(pixels, self.folder / f"{name}.png")
 
 
-def _exact_when_settled(scene: Scene, name: str, screen: dict) -> pattern.Sighting:
+def shown_exactly(scene: Scene, name: str, screen: dict) -> pattern.Sighting:
     """The screen shows the DomU's frame exactly. The frame is answered when Weston has drawn it; what
     virtio-gpu scans out may be one refresh behind, so a held frame gets a moment to arrive."""
     last: list[ProofError] = []
@@ -74,7 +74,7 @@ def pattern_is_exact(scene: Scene, rounds: int = 3, flips: int = 5) -> str:
             if screen["error"]:
                 raise ProofError(f"stream {screen['stream']}: page flip refused, errno {screen['error']}")
             name = f"pattern-{screen['stream']}-{turn}"
-            found = _exact_when_settled(scene, name, screen)
+            found = shown_exactly(scene, name, screen)
             seen.append(screen["frame"])
             if turn == rounds - 1:
                 scene.pictures.append((f"Dom0's screen: DomU's frame {screen['frame']}", f"{name}.png"))
@@ -238,7 +238,7 @@ def foreign_buffer_is_refused(scene: Scene) -> str:
         scene.domu.start_pattern("--hold")
         screen = scene.domu.screens("flip 3", timeout=120)[0]
         buffers = scene.domu.buffers()
-        _exact_when_settled(scene, "copied", screen)
+        shown_exactly(scene, "copied", screen)
         scene.pictures.append(("Without MAP_REFS_TO_BUF: the copying fallback", "copied.png"))
         copied = scene.domu.backend_status()["pixel_bytes_copied"]
     finally:
