@@ -117,7 +117,9 @@ class Dom0(Guest):
 
     def domains(self) -> list[dict]:
         """``xl list -l``: all domains but Dom0, zombies included."""
-        return [entry for entry in json.loads(self.run("xl list -l")) if entry["domid"] != 0]
+        # xl prints nothing when a domain vanishes while it looks
+        text = wait_until(lambda: self.run("xl list -l 2>/dev/null || true").strip(), 30, "xl list -l")
+        return [entry for entry in json.loads(text) if entry["domid"] != 0]
 
     def status(self) -> dict:
         """The backend's own state."""
