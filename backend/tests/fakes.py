@@ -114,6 +114,7 @@ class FakeXen:
         self.bound: dict[int, int] = {}
         self.notified: list[int] = []
         self._masked: dict[int, bool] = {}
+        self.delivered = 0
         self._free = 1
         self._ports = iter(range(1000, 100000))
         self._remote_ports = iter(range(10, 1000))
@@ -150,6 +151,7 @@ class FakeXen:
             self._masked[local] = True
             return
         self._masked[local] = False
+        self.delivered += 1
         self._events.send(struct.pack("@I", local))
 
     def _unmask(self, _fd: int, port: int) -> None:
