@@ -91,8 +91,10 @@ def stage(name: str, inputs: dict[str, str], build: Callable[[Path], None]) -> P
             os.utime(final)
             say(f"{name}: cached")
             return final
-        partial = root() / f".{name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
+        # A name of its own: what a killed run left behind may still be written to.
+        for stale in root().glob(f".{name}.*.partial"):
+            shutil.rmtree(stale, ignore_errors=True)
+        partial = root() / f".{name}.{os.getpid()}.partial"
         say(f"{name}: building")
         started = time.monotonic()
         try:
