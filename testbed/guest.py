@@ -32,7 +32,7 @@ class Guest:
         self.machine = machine
         self.name = name
 
-    def ssh_command(self) -> list[str]:
+    def ssh_command(self, connect_seconds: int = 15) -> list[str]:
         """The ssh command line without the remote command."""
         folder = keys.folder()
         options = {
@@ -40,16 +40,16 @@ class Guest:
             "UserKnownHostsFile": folder / "known_hosts", "StrictHostKeyChecking": "yes",
             "ControlMaster": "auto", "ControlPersist": "yes",
             "ControlPath": self.machine.sockets / self.name,
-            "ConnectTimeout": "10", "ServerAliveInterval": "15", "ServerAliveCountMax": "8",
+            "ConnectTimeout": connect_seconds, "ServerAliveInterval": "15", "ServerAliveCountMax": "8",
             "BatchMode": "yes", "LogLevel": "ERROR", "Port": self.machine.ports[self.name],
         }
         return ["ssh", "-F", "none", *[f"-o{key}={value}" for key, value in options.items()], "root@127.0.0.1"]
 
-    def try_run(self, command: str, timeout: float = 60) -> Result:
+    def try_run(self, command: str, timeout: float = 60, connect_seconds: int = 15) -> Result:
         """Run a shell command; never raises for its status. LostVMError if QEMU is gone."""
         try:
-            done = subprocess.run([*self.ssh_command(), command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                  stderr=subprocess.STDOUT, timeout=timeout, check=False)
+            done = subprocess.run([*self.ssh_command(connect_seconds), command], stdin=subprocess.DEVNULL,
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout, check=False)
         except subprocess.TimeoutExpired as error:
             self.machine.check_alive()
             text = (error.stdout or b"").decode(errors="replace")
@@ -83,7 +83,9 @@ class Guest:
     def wait_for_ssh(self, seconds: float) -> None:
         """Wait until SSH answers; LostVMError if it never does."""
         try:
-            wait_until(lambda: self.try_run("true", 30).status == 0, seconds, f"SSH of {self.name}")
+            # QEMU accepts for a guest that is not up yet: an attempt must not wait long.
+            wait_until(lambda: self.try_run("true", 30, connect_seconds=4).status == 0, seconds,
+                       f"SSH of {self.name}")
         except TimeoutError as error:
             raise LostVMError(f"{error}\n{self.machine.serial_tail()}") from error
 
@@ -105,8 +107,9 @@ class Dom0(Guest):
         """
         # A fixed MAC: QEMU's user network remembers which one had the address before.
         mac = f"00:16:3e:00:00:{int(DOMU_ADDRESSES[name].rsplit('.')[-1]):02x}"
-        lines = {"name": f'"{name}"', "kernel": '"/boot/Image"', "disk": '["phy:/dev/vdb,xvda,r"]',
-                 "vif": f'["bridge=xenbr0,mac={mac}"]', **overrides}
+        lines = {"name": f'"{name}"', "kernel": '"/boot/Image"',
+                 "disk": '["format=raw,vdev=xvda,access=r,script=block-testbed,target=/dev/vdb"]',
+                 "vif": f'["bridge=xenbr0,mac={mac},script=vif-testbed"]', **overrides}
         arguments = " ".join(f"'{key}={value}'" for key, value in lines.items())
         self.run(f"xl create /etc/xen/domu.cfg {arguments}", timeout=90)
         return self.domid(name)

@@ -7,6 +7,7 @@ import pytest
 
 from testbed import proofs
 from testbed.deadline import wait_until
+from testbed.layout import BACKEND
 
 pytestmark = pytest.mark.testbed
 SELFTEST = "/usr/lib/xen-dmabuf/selftests/gntdev_dmabuf_map"
@@ -106,6 +107,17 @@ class TestRelease:
 
 
 class TestRefusals:
+    def test_hostile_frontends(self, scene):
+        """Lying rings, looping directories, overflowing sizes, event storms …: the service serves on."""
+        dom0 = scene.dom0
+        dom0.run("mkdir -p /run/hostile")
+        for name in ("on_xen.py", "frontend.py", "waiting.py"):
+            dom0.copy_to(BACKEND / "tests" / name, f"/run/hostile/{name}")
+        result = dom0.try_run("python3 /run/hostile/on_xen.py", timeout=400)
+        assert result.status == 0, result.output
+        assert re.search(r"^1\.\.\d+$", result.output, re.M), result.output
+        assert "not ok" not in result.output, result.output
+
     def test_backend_allocation_is_refused(self, scene):
         """be-alloc=1 would export Dom0's memory to a DomU (XSA-363)."""
         scene.dom0.try_run(
