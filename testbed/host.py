@@ -21,7 +21,7 @@ PACKAGES = (
     # the backend's unit tests run against a real Weston, the layer's compile the device tree
     "weston", "device-tree-compiler",
 )
-"""Debian packages; an i386/amd64/arm64 Debian 12 or newer has all of them."""
+"""Packages of Debian 12, amd64."""
 
 
 def missing() -> list[str]:
