@@ -35,7 +35,7 @@ DIST_PACKAGES = "usr/lib/python3/dist-packages"
 
 
 def _bootstrap(name: str, packages: list[str]) -> Path:
-    """An unpacked Debian root; only the package list decides whether it is built again."""
+    """An unpacked Debian root with its links and byte code made."""
     def build(folder: Path) -> None:
         archive = Archive()
         archive.update()
@@ -48,7 +48,8 @@ def _bootstrap(name: str, packages: list[str]) -> Path:
         _alternatives(root)
         _byte_compile(root)
 
-    return cache.stage(f"{name}-packages", {"packages": " ".join(packages), "suite": "trixie"}, build)
+    return cache.stage(f"{name}-packages", {
+        "packages": " ".join(packages), "suite": "trixie", "recipe": cache.digest([Path(__file__)])}, build)
 
 
 def _emulated(root: Path, program: str) -> list[str]:
