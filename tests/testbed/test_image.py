@@ -47,12 +47,6 @@ class TestKernelSeries:
             line for line in result.output.splitlines() if "not ok" in line or line.startswith("# "))[-4000:]
         assert passed > 50, result.output[-3000:]
 
-    def test_kernel_has_not_complained(self, scene):
-        log = scene.dom0.run("dmesg")
-        bad = [line for line in log.splitlines()
-               if re.search(r"BUG|WARNING|Oops|Call trace|unable to handle|refcount_t|leaked", line)]
-        assert not bad, "\n".join(bad)
-
 
 class TestZeroCopy:
     def test_pattern_is_exact(self, pattern_scene):
@@ -130,3 +124,13 @@ class TestRefusals:
 
         wait_until(refused, 60, "a log line that names be-alloc")
         assert scene.dom0.run("systemctl is-active xen-dmabuf-backend").strip() == "active"
+
+
+class TestAfterwards:
+    """Last in the file: looks back on all that the tests above did."""
+
+    def test_kernel_has_not_complained(self, scene):
+        log = scene.dom0.run("dmesg")
+        bad = [line for line in log.splitlines()
+               if re.search(r"BUG|WARNING|Oops|Call trace|unable to handle|refcount_t|leaked", line)]
+        assert not bad, "\n".join(bad)
