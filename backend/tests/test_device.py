@@ -25,10 +25,10 @@ OP = displif
 async def serving(xen: FakeXen, socket: str, *sizes: tuple[int, int], quota: Quota | None = None):
     """A connected worker and its frontend; afterwards nothing may be left mapped or bound."""
     messages: list[dict] = []
-    worker = Worker(5, lambda **message: messages.append(message))
+    worker = Worker(lambda **message: messages.append(message))
     config = Config(display=Display(socket=socket), quota={"default": quota or Quota()})
     frontend = Frontend(xen, *sizes)
-    worker.start("domu", config)
+    worker.start(5, "domu", config)
     worker.messages = messages
     try:
         await worker.connect(0, frontend.specs)
@@ -437,8 +437,8 @@ def test_compositor_killed_and_restarted_shows_again(xen, weston):
 def test_connect_with_wrong_reference_leaves_nothing(xen, weston):
     async def run():
         worker_messages: list[dict] = []
-        worker = Worker(5, lambda **message: worker_messages.append(message))
-        worker.start("domu", Config(display=Display(socket=weston.socket)))
+        worker = Worker(lambda **message: worker_messages.append(message))
+        worker.start(5, "domu", Config(display=Display(socket=weston.socket)))
         frontend = Frontend(xen)
         wrong = dataclasses.replace(frontend.specs[0], evt_ref=0x7FFFFFFF)
         await worker.connect(0, [wrong])

@@ -88,7 +88,7 @@ class FakeChild:
         self.stopped = False
         self.made.append(self)
 
-    async def start(self, name, config):
+    async def start(self, name, config, spare):
         asyncio.get_running_loop().call_soon(self.on_message, {"event": "ready"})
 
     def send(self, **message):
@@ -100,6 +100,16 @@ class FakeChild:
 
     async def stop(self):
         self.stopped = True
+
+
+class FakeSpare:
+    """No process is started ahead."""
+
+    def __init__(self, config):
+        pass
+
+    async def fill(self):
+        pass
 
 
 class Mainline:
@@ -183,6 +193,7 @@ def toolstack_creates(store: FakeStore) -> None:
 @pytest.fixture(autouse=True)
 def edges(monkeypatch):
     monkeypatch.setattr(supervisor_module, "Child", FakeChild)
+    monkeypatch.setattr(supervisor_module, "Spare", FakeSpare)
     monkeypatch.setattr(supervisor_module, "_FIRST_DELAY", 0.01)
     monkeypatch.setattr(FakeChild, "made", [])
     monkeypatch.setattr(FakeChild, "answers", dict(FakeChild.answers))

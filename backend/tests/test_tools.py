@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from xen_dmabuf import cli, config, drm, log
+from xen_dmabuf import child, cli, config, drm, log
 from xen_dmabuf.control import ControlServer, ask
 from xen_dmabuf.errors import UserError
 from xen_dmabuf.report import status_lines
@@ -146,7 +146,6 @@ def test_worker_without_xen_says_so_and_ends_with_2(tmp_path):
             sys.executable,
             "-m",
             "xen_dmabuf.worker",
-            "--domid=3",
             f"--control-fd={theirs.fileno()}",
         ],
         pass_fds=[theirs.fileno()],
@@ -155,12 +154,46 @@ def test_worker_without_xen_says_so_and_ends_with_2(tmp_path):
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent / "src")},
     )
     theirs.close()
-    start = {"op": "start", "name": "domu", "config": config.to_plain(config.Config())}
+    start = {"op": "start", "domid": 3, "name": "domu", "config": config.to_plain(config.Config())}
     ours.sendall(json.dumps(start).encode() + b"\n")
     _out, err = process.communicate(timeout=30)
     ours.close()
     assert process.returncode == 2
     assert "/dev/xen/gntdev" in err and "Traceback" not in err
+
+
+def test_spare_worker_is_handed_out_once_and_replaced(monkeypatch):
+    """Real processes: what waits is what is taken; a dead spare is never handed out."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent / "src"))
+    monkeypatch.setattr(child, "_account", lambda _: {})  # this machine need not have the account
+
+    async def run():
+        spare = child.Spare(config.Config())
+        await spare.fill()
+        await spare.fill()
+        first, ours = await spare.take()
+        assert first.returncode is None
+        second, other = await spare.take()  # none waits: a new one
+        assert second.pid != first.pid
+        ours.close()
+        other.close()  # as when the supervisor dies
+        assert [await first.wait(), await second.wait()] == [0, 0]
+        await spare.fill()
+        dead = spare._ready[0]
+        dead.kill()
+        await dead.wait()
+        third, ours = await spare.take()
+        assert third.pid != dead.pid and third.returncode is None
+        ours.close()
+        await third.wait()
+        await spare.fill()
+        last = spare._ready[0]
+        await spare.close()
+        assert await last.wait() == 0
+        await spare.fill()
+        assert spare._ready is None
+
+    asyncio.run(asyncio.wait_for(run(), 60))
 
 
 def test_the_compositors_card_is_chosen():

@@ -51,6 +51,80 @@ def _account(config: Config) -> dict:
     return {"user": user, "group": group, "extra_groups": extra}
 
 
+async def _spawn(config: Config) -> tuple[asyncio.subprocess.Process, socket.socket]:
+    """A worker process that waits to be told its domain, and our end of its socket."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        environment = {
+            key: value
+            for key, value in os.environ.items()
+            if key in ("PATH", "LANG", "PYTHONPATH", "XEN_DMABUF_PROTOCOLS", "WAYLAND_DEBUG")
+        }
+        # what the backend writes has no use after it, and the account has no home
+        environment |= {"PYTHONDONTWRITEBYTECODE": "1", "XDG_RUNTIME_DIR": "/run"}
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "xen_dmabuf.worker",
+                f"--control-fd={theirs.fileno()}",
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env=environment,
+                **_account(config),
+            )
+        except BaseException:
+            ours.close()
+            raise
+    return process, ours
+
+
+class Spare:
+    """One worker process started ahead: a DomU that boots need not wait for Python, too.
+
+    The process has no domain and opens nothing until a Child takes it. Asyncio thread only.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._ready: tuple[asyncio.subprocess.Process, socket.socket] | None = None
+        self._closed = False
+        self._lock = asyncio.Lock()
+
+    async def fill(self) -> None:
+        """Start one unless one waits. What fails is logged: take() fails again, for its Child."""
+        async with self._lock:
+            if self._closed or (self._ready and self._ready[0].returncode is None):
+                return
+            self._drop()
+            try:
+                self._ready = await _spawn(self._config)
+            except (OSError, UserError) as error:
+                log.warning("no spare worker", extra=fields(reason=error))
+
+    async def take(self) -> tuple[asyncio.subprocess.Process, socket.socket]:
+        """The spare if it lives, else a new process. OSError, UserError as Child.start()."""
+        async with self._lock:
+            taken, self._ready = self._ready, None
+        if taken and taken[0].returncode is None:
+            return taken
+        if taken:
+            taken[1].close()
+        return await _spawn(self._config)
+
+    async def close(self) -> None:
+        """End the spare; no new one is started."""
+        self._closed = True
+        async with self._lock:
+            self._drop()
+
+    def _drop(self) -> None:
+        """A worker whose socket closes ends by itself."""
+        if self._ready:
+            self._ready[1].close()
+            self._ready = None
+
+
 class Child:
     """One worker. ``on_message(message)`` and ``on_exit(status)`` run in the asyncio thread."""
 
@@ -66,31 +140,12 @@ class Child:
     def pid(self) -> int:
         return self._process.pid if self._process else 0
 
-    async def start(self, name: str, config: Config) -> None:
+    async def start(self, name: str, config: Config, spare: Spare) -> None:
         """OSError if the process can't be started, UserError if its account is missing."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            environment = {
-                key: value
-                for key, value in os.environ.items()
-                if key in ("PATH", "LANG", "PYTHONPATH", "XEN_DMABUF_PROTOCOLS", "WAYLAND_DEBUG")
-            }
-            # what the backend writes has no use after it, and the account has no home
-            environment |= {"PYTHONDONTWRITEBYTECODE": "1", "XDG_RUNTIME_DIR": "/run"}
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "xen_dmabuf.worker",
-                f"--domid={self.domid}",
-                f"--control-fd={theirs.fileno()}",
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env=environment,
-                **_account(config),
-            )
+        self._process, ours = await spare.take()
         reader, self._writer = await asyncio.open_connection(sock=ours, limit=LINE_LIMIT)
         self._task = asyncio.get_running_loop().create_task(self._run(reader))
-        self.send(op="start", name=name, config=to_plain(config))
+        self.send(op="start", domid=self.domid, name=name, config=to_plain(config))
 
     def send(self, **message: object) -> None:
         if self._writer and not self._writer.is_closing():

@@ -16,7 +16,7 @@ import signal
 import socket
 from dataclasses import dataclass, field
 
-from .child import Child
+from .child import Child, Spare
 from .config import Config
 from .control import ControlServer
 from .errors import UserError
@@ -69,6 +69,7 @@ class Supervisor:
         self._config = config
         self._store = store
         self._domains: dict[int, Domain] = {}
+        self._spare = Spare(config)
         self._stopping = asyncio.Event()
         self._ended = False
         self._dirty: set[tuple[int, int]] = set()
@@ -87,6 +88,7 @@ class Supervisor:
             self.rescan()
             notify_systemd("READY=1")
             log.info("serving", extra=fields(path=BACKENDS))
+            self._spawn(self._spare.fill())
             await self._stopping.wait()
             notify_systemd("STOPPING=1")
             self._ended = True
@@ -98,7 +100,7 @@ class Supervisor:
             for device in domain.devices.values():
                 device.stop()
         children = [domain.child for domain in self._domains.values() if domain.child]
-        await asyncio.gather(*(child.stop() for child in children))
+        await asyncio.gather(self._spare.close(), *(child.stop() for child in children))
         for domain in self._domains.values():
             for device in domain.devices.values():
                 device.stopped()
@@ -205,7 +207,7 @@ class Supervisor:
         domain.child = child
         domain.started = asyncio.get_running_loop().time()
         try:
-            await child.start(domain.name, self._config)
+            await child.start(domain.name, self._config, self._spare)
         except (OSError, UserError) as error:
             log.error("worker can't be started", extra=fields(domain=domain.name, reason=error))
             self._restart_later(domain)
@@ -228,6 +230,8 @@ class Supervisor:
             device = domain.devices.get(message.get("dev", -1))
             if device:
                 device.on_worker(str(event), message)
+            if event == "connected":  # not earlier: this DomU needs the processors now
+                self._spawn(self._spare.fill())
         for number in domain.devices:
             self.touch(domain.domid, number)
 

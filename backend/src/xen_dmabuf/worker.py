@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""The process of one DomU: `python3 -m xen_dmabuf.worker --domid N --control-fd FD`.
+"""The process of one DomU: `python3 -m xen_dmabuf.worker --control-fd FD`.
 
 Started by the supervisor as an unprivileged user. Talks with it over a socket, one JSON object a
-line; it never sees XenStore.
+line; it never sees XenStore. Until "start" names its domain it opens nothing.
 
-From the supervisor: {"op": "start", "name", "config"}, {"op": "connect", "dev", "connectors"},
-{"op": "disconnect", "dev"}, {"op": "status"}, {"op": "stop"}.
+From the supervisor: {"op": "start", "domid", "name", "config"}, {"op": "connect", "dev",
+"connectors"}, {"op": "disconnect", "dev"}, {"op": "status"}, {"op": "stop"}.
 To the supervisor: {"event": "ready"}, {"event": "connected"|"refused"|"disconnected"|"failed",
 "dev", "reason"}, {"event": "status", "status"}.
 
@@ -47,8 +47,8 @@ LINE_LIMIT = 1 << 20
 class Worker:
     """Owns this DomU's files and its Wayland connection; the ``host`` of its devices."""
 
-    def __init__(self, domid: int, send) -> None:
-        self._domid = domid
+    def __init__(self, send) -> None:
+        self._domid = -1
         self._send = send
         self._devices: dict[int, Device] = {}
         self._executor = ThreadPoolExecutor(8, "release")
@@ -64,13 +64,14 @@ class Worker:
         self.compositor: Compositor | None = None
         self.totals = Totals()
 
-    def start(self, name: str, config: Config) -> None:
+    def start(self, domid: int, name: str, config: Config) -> None:
         """Open the devices; OSError or UserError says what is missing."""
+        self._domid = domid
         self.name = name
         self.config = config
         _sys.fence()  # fails now, with its sentence, if libatomic is missing
         self._gntdev = _sys.open_device(_sys.GNTDEV)
-        self._channels = EventChannels(self._domid)
+        self._channels = EventChannels(domid)
         self._spawn(self._keep_compositor())
 
     def _spawn(self, coroutine) -> asyncio.Task:
@@ -219,10 +220,10 @@ class Worker:
 class Control:
     """The worker's end of the supervisor's socket."""
 
-    def __init__(self, domid: int, reader: asyncio.StreamReader, writer) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer) -> None:
         self._reader = reader
         self._writer = writer
-        self._worker = Worker(domid, self.send)
+        self._worker = Worker(self.send)
 
     def send(self, **message: object) -> None:
         self._writer.write(json.dumps(message).encode() + b"\n")
@@ -245,7 +246,8 @@ class Control:
         if operation == "start":
             config = parse_plain(message["config"])
             logs.setup(config.log_level)
-            self._worker.start(message["name"], config)
+            _sys.name_process(f"vdispl-{message['domid']}")
+            self._worker.start(message["domid"], message["name"], config)
             self.send(event="ready")
         elif operation == "connect":
             specs = [ConnectorSpec(**spec) for spec in message["connectors"]]
@@ -257,28 +259,27 @@ class Control:
             self.send(event="status", status=self._worker.status())
 
 
-async def _main(domid: int, control_fd: int) -> None:
+async def _main(control_fd: int) -> None:
     control = socket.socket(fileno=control_fd)
     reader, writer = await asyncio.open_connection(sock=control, limit=LINE_LIMIT)
-    await Control(domid, reader, writer).run()
+    await Control(reader, writer).run()
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="xen_dmabuf.worker", description="Serves one DomU; started by the supervisor only."
     )
-    parser.add_argument("--domid", type=int, required=True)
     parser.add_argument("--control-fd", type=int, required=True)
     options = parser.parse_args(arguments)
     logs.setup("info")
     _sys.forbid_inspection()
     try:
-        asyncio.run(_main(options.domid, options.control_fd))
+        asyncio.run(_main(options.control_fd))
     except (UserError, OSError) as error:
-        log.error("worker ends", extra=fields(domid=options.domid, reason=error))
+        log.error("worker ends", extra=fields(reason=error))
         return 2
     except Exception:
-        log.exception("internal error", extra=fields(domid=options.domid))
+        log.exception("internal error")
         return 1
     return 0
 
