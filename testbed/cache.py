@@ -34,14 +34,20 @@ def root() -> Path:
 
 
 def digest(paths: Iterable[Path]) -> str:
-    """SHA-256 over names and contents of files and whole folders, in a stable order."""
+    """SHA-256 over names and contents of files and whole folders, in a stable order.
+
+    A link counts by its target's name: a unit is masked by a link to /dev/null.
+    """
     state = hashlib.sha256()
     for path in paths:
-        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        files = sorted(p for p in path.rglob("*") if p.is_symlink() or p.is_file()) if path.is_dir() else [path]
         for file in files:
             if "__pycache__" in file.parts:
                 continue
             state.update(str(file.relative_to(path.parent)).encode() + b"\0")
+            if file.is_symlink():
+                state.update(b"-> " + os.readlink(file).encode())
+                continue
             state.update(oct(file.stat().st_mode & 0o111).encode())
             state.update(file.read_bytes())
     return state.hexdigest()

@@ -19,10 +19,12 @@ from .qemu import DOMU_ADDRESSES, Qemu
 PAGE = 4096
 PROBE = "/usr/lib/xen-dmabuf/xen_dmabuf_probe.py"
 
+PATTERN_INIT = "init=/usr/lib/xen-dmabuf/pattern-init"
+
 
 def _kernel_line(name: str, *more: str) -> str:
     network = f"ip={DOMU_ADDRESSES[name]}::10.0.2.2:255.255.255.0:{name}:eth0:off"
-    return " ".join(["console=hvc0 root=/dev/xvda ro panic=-1 loglevel=5", network, *more])
+    return " ".join(["console=hvc0 root=/dev/xvda ro panic=-1 loglevel=5 mitigations=off", network, *more])
 
 
 class DomU(Guest):
@@ -36,14 +38,24 @@ class DomU(Guest):
     def start_pattern(self, options: str = "", **overrides: str) -> None:
         """Create the domain with the test pattern and wait until it answers."""
         pattern = f"pattern={options.replace(' ', ',')}" if options else ""
-        self._create(_kernel_line(self.name, "init=/usr/lib/xen-dmabuf/pattern-init", pattern), overrides)
+        self._create(_kernel_line(self.name, PATTERN_INIT, pattern), overrides)
+        self._wait_for_pattern()
+
+    def boot_pattern(self) -> None:
+        """Create the domain as start_pattern() does, but show nothing before resume_pattern()."""
+        self._create(_kernel_line(self.name, PATTERN_INIT, "pattern_stopped=1"), {})
+
+    def _wait_for_pattern(self) -> None:
         wait_until(lambda: self.try_run("xen-dmabuf-pattern send state").status == 0, 120,
                    f"{self.name}: the pattern program")
 
-    def start_weston(self, **overrides: str) -> None:
-        """Create the domain with its own Weston and wait until that has a picture on the screen."""
-        self._create(_kernel_line(self.name), overrides)
-        wait_until(lambda: self.try_run("systemctl is-active weston").status == 0, 240, f"{self.name}: Weston")
+    def boot(self, **overrides: str) -> None:
+        """Create the domain with systemd but without its Weston, and wait until it answers."""
+        self._create(_kernel_line(self.name, "systemd.unit=multi-user.target"), overrides)
+
+    def start_weston(self) -> None:
+        """Start Weston in a domain that boot() has made, and wait until it is ready."""
+        self.run("systemctl start weston", timeout=240)
 
     def _create(self, line: str, overrides: dict[str, str]) -> None:
         self.forget()
@@ -69,7 +81,7 @@ class DomU(Guest):
     def resume_pattern(self) -> None:
         """Start the pattern program again."""
         self.run("rm -f /run/pattern.stop")
-        wait_until(lambda: self.try_run("xen-dmabuf-pattern send state").status == 0, 30, "the pattern program")
+        self._wait_for_pattern()
 
     def grab(self) -> Pixels:
         """What the DomU has drawn into the framebuffer on its screen, read inside the DomU."""

@@ -20,6 +20,8 @@ from .errors import LostVMError, TestbedError
 
 XEN_OPTIONS = "console=dtuart dom0_mem=1536M bootscrub=0 conring_size=4M loglvl=info guest_loglvl=info"
 DOM0_OPTIONS = ("console=hvc0 root=/dev/vda rw clk_ignore_unused panic=-1 oops=panic loglevel=5 "
+                # the console says when Dom0 is up; mitigations cost most under emulation
+                "systemd.show_status=1 mitigations=off "
                 # grants of a DomU's disk would come and go between two counts
                 "xen_blkback.feature_persistent=0")
 KERNEL_ADDRESS = 0x49000000

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from xen_dmabuf import child, cli, config, drm, log
-from xen_dmabuf.control import ControlServer, ask
+from xen_dmabuf.control import ControlServer
 from xen_dmabuf.errors import UserError
+from xen_dmabuf.query import ask
 from xen_dmabuf.report import status_lines
 
 DATA = Path(__file__).parent.parent / "data"

@@ -68,6 +68,11 @@ def test_digest_sees_content_name_and_mode(tmp_path):
     file.rename(file.with_name("b"))
     digests.add(cache.digest([file.parent]))
     assert len(digests) == 4
+    (tmp_path / "folder" / "link").symlink_to("/dev/null")
+    linked = cache.digest([tmp_path / "folder"])
+    (tmp_path / "folder" / "link").unlink()
+    (tmp_path / "folder" / "link").symlink_to("/dev/zero")
+    assert cache.digest([tmp_path / "folder"]) != linked
 
 
 def test_lost_symbol_is_named(tmp_path):

@@ -8,7 +8,6 @@ can repair: command line, configuration, missing device, service not running; 13
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import logging
 import sys
@@ -35,6 +34,8 @@ in the DomU's xl configuration:
 
 
 def _run(options: argparse.Namespace) -> int:
+    import asyncio
+
     from .supervisor import Supervisor
     from .xenstore import XenStore
 
@@ -49,7 +50,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from .control import ask
+    from .query import ask
     from .report import status_lines
 
     config = load(options.config or DEFAULT_PATH, must_exist=bool(options.config))

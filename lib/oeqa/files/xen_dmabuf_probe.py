@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Looks at a backend worker from outside, as root in Dom0: independent of what the worker says.
 
-  xen_dmabuf_probe.py peek PID FD OFFSET          read 4 octets of the dma-buf that is PID's file FD
+  xen_dmabuf_probe.py peek PID FD[,FD...] OFFSET  read 4 octets of the dma-bufs that are PID's files FD
   xen_dmabuf_probe.py poke PID FD OFFSET VALUE    write them (hexadecimal, little endian)
   xen_dmabuf_probe.py footprint PID               JSON: octets read and written by system calls so far,
                                                   CPU ticks, what the process has mapped of dma-bufs and gntdev
@@ -72,7 +72,8 @@ def main() -> int:
         print(json.dumps(footprint(pid)))
         return 0
     value = int(sys.argv[5], 16) if verb == "poke" else None
-    print(f"{access(pid, int(sys.argv[3]), int(sys.argv[4]), value):08x}")
+    for number in sys.argv[3].split(","):
+        print(f"{access(pid, int(number), int(sys.argv[4]), value):08x}")
     return 0
 
 
