@@ -9,7 +9,7 @@ def problems(d):
 
     :param d: the configuration's data store (anything with getVar).
     """
-    features = (d.getVar("DISTRO_FEATURES") or "").split()
+    features = _features(d)
     if "xen-dmabuf" not in features:
         return []
     found = []
@@ -32,3 +32,39 @@ def problems(d):
             'ACCEPT_FSL_EULA = "1".'
         )
     return found
+
+
+def missing_provider(d, item):
+    """Return a sentence for a thing that nothing provides and the backend needs, else None."""
+    if "xen-dmabuf" not in _features(d) or item not in ("virtual/libgbm", "libgbm"):
+        return None
+    return (
+        f'MACHINE "{d.getVar("MACHINE")}" has no libgbm, and the backend allocates its buffers '
+        "with it. Set PREFERRED_PROVIDER_virtual/libgbm to the recipe of the GPU's driver (mesa, "
+        "imx-gpu-viv)."
+    )
+
+
+def unpatched_kernel(d):
+    """Return a sentence where a recipe is the build's kernel and nothing patches it, else None.
+
+    :param d: a recipe's data store.
+    """
+    recipe = d.getVar("PN")
+    if (
+        "xen-dmabuf" not in _features(d)
+        or d.getVar("PREFERRED_PROVIDER_virtual/kernel") != recipe
+        or d.getVar("XEN_DMABUF_FRAGMENTS") is not None
+    ):
+        return None
+    return (
+        f'kernel recipe "{recipe}" gets neither the patches nor the options. Give it an append '
+        f'"{recipe}_%.bbappend" in a layer of yours with the line '
+        '"require recipes-kernel/linux/linux-xen-dmabuf.inc", or set '
+        "PREFERRED_PROVIDER_virtual/kernel to a recipe that has one (linux-yocto, linux-fslc-imx, "
+        "linux-imx)."
+    )
+
+
+def _features(d):
+    return (d.getVar("DISTRO_FEATURES") or "").split()

@@ -58,8 +58,13 @@ def uris(d, folder):
     return " ".join(f"file://{name}" for name in files)
 
 
+def kernel_version(d):
+    """Return a kernel recipe's version; a vendor's recipe may only have PV."""
+    return d.getVar("LINUX_VERSION") or d.getVar("PV")
+
+
 def kernel_series(version):
-    """Return the series ("6.12") of a LINUX_VERSION ("6.12.47"), "" for none."""
+    """Return the series ("6.12") of a version ("6.12.47"), "" for none."""
     parts = (version or "").split(".")
     return ".".join(parts[:2]) if len(parts) > 1 and parts[0].isdigit() else ""
 
@@ -70,7 +75,18 @@ def covered_series(root):
     if not os.path.isdir(top):
         return []
     found = [s for s in os.listdir(top) if patches(root, s)]
-    return sorted(found, key=lambda series: [int(n) for n in series.split(".")])
+    return sorted(found, key=_numbers)
+
+
+def nearest_series(root, version):
+    """Return the newest covered series that is not newer than a version, else the oldest."""
+    covered = covered_series(root)
+    older = [s for s in covered if _numbers(s) <= _numbers(kernel_series(version) or "0")]
+    return older[-1] if older else covered[0]
+
+
+def _numbers(series):
+    return [int(n) for n in series.split(".")]
 
 
 def patches(root, series):
@@ -105,8 +121,24 @@ def kernel_problem(root, recipe, version, series):
         f'kernel recipe "{recipe}" is version "{version}", and kernel-patches/ covers '
         f"{', '.join(covered)}. Choose such a kernel with PREFERRED_PROVIDER_virtual/kernel and "
         f"PREFERRED_VERSION_{recipe}, or try the nearest series with "
-        f'XEN_DMABUF_KERNEL_SERIES:pn-{recipe} = "{covered[-1]}".'
+        f'XEN_DMABUF_KERNEL_SERIES:pn-{recipe} = "{nearest_series(root, version)}".'
     )
+
+
+def is_the_kernel(d):
+    """Is a kernel recipe the one that the configuration chooses, as far as it says?
+
+    Of a recipe with two versions, only the preferred one counts.
+
+    :param d: the recipe's data store.
+    """
+    recipe = d.getVar("PN")
+    if d.getVar("PREFERRED_PROVIDER_virtual/kernel") != recipe:
+        return False
+    wanted, version = d.getVar(f"PREFERRED_VERSION_{recipe}"), d.getVar("PV")
+    if not wanted:
+        return True
+    return version.startswith(wanted[:-1]) if wanted.endswith("%") else version == wanted
 
 
 def runtime_cases(root):

@@ -25,8 +25,18 @@ addhandler xen_dmabuf_explain_no_gbm
 xen_dmabuf_explain_no_gbm[doc] = "Says which variable names the GPU's libgbm."
 xen_dmabuf_explain_no_gbm[eventmask] = "bb.event.NoProvider"
 python xen_dmabuf_explain_no_gbm() {
-    if e.getItem() in ('virtual/libgbm', 'libgbm'):
-        bb.error('meta-xen-dmabuf: MACHINE "%s" has no libgbm, and the backend allocates its buffers with it. '
-                 'Set PREFERRED_PROVIDER_virtual/libgbm to the recipe of the GPU\'s driver (mesa, imx-gpu-viv).'
-                 % d.getVar('MACHINE'))
+    problem = xen_dmabuf_layer.sanity.missing_provider(e.data, e.getItem())
+    if problem:
+        bb.error('meta-xen-dmabuf: ' + problem)
+}
+
+addhandler xen_dmabuf_unpatched_kernel
+xen_dmabuf_unpatched_kernel[doc] = "Stops where the build's kernel recipe is none that gets the patches."
+xen_dmabuf_unpatched_kernel[eventmask] = "bb.event.RecipeParsed"
+python xen_dmabuf_unpatched_kernel() {
+    if e.data.getVar('XEN_DMABUF_SKIP_SANITY') == '1':
+        return
+    problem = xen_dmabuf_layer.sanity.unpatched_kernel(e.data)
+    if problem:
+        bb.fatal('meta-xen-dmabuf: ' + problem)
 }

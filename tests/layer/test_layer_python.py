@@ -50,6 +50,58 @@ class TestSanity:
         assert all('ACCEPT_FSL_EULA = "1"' in problem for problem in problems)
 
 
+    @pytest.mark.parametrize("item", ["virtual/libgbm", "libgbm"])
+    def test_a_machine_without_gbm_is_told_the_variable(self, item):
+        problem = sanity.missing_provider(Store(GOOD), item)
+        assert "PREFERRED_PROVIDER_virtual/libgbm" in problem and '"qemuarm64"' in problem
+
+    def test_what_others_miss_is_not_commented(self):
+        assert sanity.missing_provider(Store(GOOD), "virtual/egl") is None
+        assert sanity.missing_provider(Store(DISTRO_FEATURES="x11"), "libgbm") is None
+
+
+class TestUnpatchedKernel:
+    KERNEL = {**GOOD, "PN": "linux-mine", "PREFERRED_PROVIDER_virtual/kernel": "linux-mine"}
+
+    def test_is_told_the_append_to_write(self):
+        problem = sanity.unpatched_kernel(Store(self.KERNEL))
+        assert '"linux-mine_%.bbappend"' in problem
+        assert "recipes-kernel/linux/linux-xen-dmabuf.inc" in problem
+
+    @pytest.mark.parametrize(
+        "difference",
+        [
+            {"XEN_DMABUF_FRAGMENTS": ""},
+            {"PN": "linux-yocto"},
+            {"DISTRO_FEATURES": "x11"},
+        ],
+    )
+    def test_nothing_else_is_stopped(self, difference):
+        assert sanity.unpatched_kernel(Store(self.KERNEL, **difference)) is None
+
+    def test_the_append_to_write_exists(self):
+        include = ROOT / "meta-xen-dmabuf/recipes-kernel/linux/linux-xen-dmabuf.inc"
+        assert "XEN_DMABUF_FRAGMENTS ?=" in include.read_text()
+
+
+class TestTheKernel:
+    def is_the_kernel(self, **values):
+        kernel = {"PN": "linux-yocto", "PREFERRED_PROVIDER_virtual/kernel": "linux-yocto"}
+        return sources.is_the_kernel(Store(kernel, PV="6.18.3+git", **values))
+
+    def test_is_the_preferred_provider(self):
+        assert self.is_the_kernel()
+        assert not self.is_the_kernel(PN="linux-yocto-rt")
+
+    @pytest.mark.parametrize(
+        ("wanted", "answer"),
+        [("6.18%", True), ("6.18.3+git", True), ("6.12%", False), ("6.18", False)],
+    )
+    def test_has_the_preferred_version(self, wanted, answer):
+        """The message names PREFERRED_VERSION, so setting it has to help."""
+        assert self.is_the_kernel(**{"PREFERRED_VERSION_linux-yocto": wanted}) is answer
+
+
 class TestKernelSeries:
     @pytest.mark.parametrize(
         ("version", "series"),
@@ -88,6 +140,17 @@ class TestKernelSeries:
         problem = sources.kernel_problem(root, "linux-yocto", "5.15.1", "5.15")
         assert '"linux-yocto" is version "5.15.1"' in problem
         assert "6.6, 6.12" in problem and "PREFERRED_VERSION_linux-yocto" in problem
+
+    @pytest.mark.parametrize(
+        ("version", "series"),
+        [("6.1.3", "6.6"), ("6.8.1", "6.6"), ("6.12.9", "6.12"), ("7.0.1", "6.12"), (None, "6.6")],
+    )
+    def test_an_uncovered_kernel_is_offered_the_nearest_series(self, root, version, series):
+        assert sources.nearest_series(root, version) == series
+
+    def test_a_recipe_without_linux_version_has_its_own(self):
+        assert sources.kernel_version(Store(PV="6.12.9")) == "6.12.9"
+        assert sources.kernel_version(Store(PV="git", LINUX_VERSION="6.6.1")) == "6.6.1"
 
     def test_a_layer_copied_alone_says_so(self, tmp_path):
         problem = sources.kernel_problem(tmp_path, "linux-yocto", "6.12.1", "6.12")

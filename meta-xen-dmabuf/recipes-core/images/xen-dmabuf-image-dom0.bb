@@ -17,13 +17,14 @@ IMAGE_INSTALL = "\
     packagegroup-core-boot \
     packagegroup-xen-dmabuf-dom0 \
     ${@'xen-dmabuf-guest xen-dmabuf-guest-network' if d.getVar('XEN_DMABUF_GUEST_IMAGE') else ''} \
+    ${CORE_IMAGE_EXTRA_INSTALL} \
 "
 
 # The hypervisor is no package of the file system, but the image boots by it.
 do_image_complete[depends] += "xen:do_deploy"
 
 do_rootfs[depends] += "${@d.expand('${XEN_DMABUF_GUEST_IMAGE}:do_image_complete virtual/kernel:do_deploy') if d.getVar('XEN_DMABUF_GUEST_IMAGE') else ''}"
-ROOTFS_POSTPROCESS_COMMAND += "${@'install_guest;' if d.getVar('XEN_DMABUF_GUEST_IMAGE') else ''}"
+ROOTFS_POSTPROCESS_COMMAND += "${@'install_guest' if d.getVar('XEN_DMABUF_GUEST_IMAGE') else ''}"
 install_guest[doc] = "Puts the guest's file system and kernel where its xl configuration looks."
 # Under the names that xen-dmabuf-guest's domu.cfg has.
 install_guest() {

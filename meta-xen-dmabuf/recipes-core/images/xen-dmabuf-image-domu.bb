@@ -10,6 +10,11 @@ REQUIRED_DISTRO_FEATURES = "xen-dmabuf xen wayland systemd pam"
 inherit core-image features_check
 
 IMAGE_FEATURES += "weston"
-IMAGE_INSTALL = "packagegroup-core-boot packagegroup-xen-dmabuf-domu xen-dmabuf-pattern"
+IMAGE_INSTALL = "\
+    packagegroup-core-boot \
+    packagegroup-xen-dmabuf-domu \
+    xen-dmabuf-pattern \
+    ${CORE_IMAGE_EXTRA_INSTALL} \
+"
 # The Dom0 image copies the file system, so one form of it is enough.
 IMAGE_FSTYPES = "ext4"
