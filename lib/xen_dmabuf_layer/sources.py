@@ -118,7 +118,8 @@ def kernel_problem(root, recipe, version, series):
             "the whole repository, clone all of it rather than copying the layer's folder."
         )
     return (
-        f'kernel recipe "{recipe}" is version "{version}", and kernel-patches/ covers '
+        f'kernel recipe "{recipe}" is version "{version}" and asks for the patches of series '
+        f'"{series}", but kernel-patches/ covers '
         f"{', '.join(covered)}. Choose such a kernel with PREFERRED_PROVIDER_virtual/kernel and "
         f"PREFERRED_VERSION_{recipe}, or try the nearest series with "
         f'XEN_DMABUF_KERNEL_SERIES:pn-{recipe} = "{nearest_series(root, version)}".'

@@ -138,7 +138,7 @@ class TestKernelSeries:
 
     def test_an_uncovered_kernel_is_told_what_is_covered(self, root):
         problem = sources.kernel_problem(root, "linux-yocto", "5.15.1", "5.15")
-        assert '"linux-yocto" is version "5.15.1"' in problem
+        assert '"linux-yocto" is version "5.15.1" and asks for the patches of series "5.15"' in problem
         assert "6.6, 6.12" in problem and "PREFERRED_VERSION_linux-yocto" in problem
 
     @pytest.mark.parametrize(
