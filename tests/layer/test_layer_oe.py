@@ -102,7 +102,7 @@ def test_yocto_check_layer(release, build, trees):
 def imported_modules(folder):
     """Return the standard library's modules that a Python package imports."""
     found = set()
-    for path in folder.glob("*.py"):
+    for path in folder.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 found |= {alias.name for alias in node.names}
@@ -122,14 +122,22 @@ def package_of(module, manifest):
     return package_of(module.split(".")[0], manifest) if "." in module else None
 
 
+def python_sources(recipe):
+    """Return the folder with the Python package of a recipe."""
+    if recipe == "xen-dmabuf-backend":
+        return ROOT / "backend/src/xen_dmabuf"
+    return Path(pytest.importorskip("pywayland").__file__).parent
+
+
+@pytest.mark.parametrize("recipe", ["xen-dmabuf-backend", "python3-pywayland"])
 @pytest.mark.parametrize("release", RELEASES)
-def test_backend_recipe_depends_on_what_it_imports(release, trees):
+def test_python_recipe_depends_on_what_it_imports(recipe, release, trees):
     """OpenEmbedded splits Python's standard library into packages."""
-    recipe = next((LAYER / "recipes-extended/xen-dmabuf-backend").glob("*.bb")).read_text()
-    listed = assignment(recipe, "RDEPENDS:${PN}").split()
+    text = next(LAYER.rglob(f"{recipe}_*.bb")).read_text()
+    listed = assignment(text, "RDEPENDS:${PN}").split()
     python = trees / release / "openembedded-core/meta/recipes-devtools/python/python3"
     text = (python / "python3-manifest.json").read_text()
     manifest = json.loads(re.sub(r"(?m)^#.*$", "", text))
-    packages = {package_of(m, manifest) for m in imported_modules(ROOT / "backend/src/xen_dmabuf")}
+    packages = {package_of(m, manifest) for m in imported_modules(python_sources(recipe))}
     missing = {f"python3-{p}" for p in packages - {None, "core"}} - set(listed)
     assert not missing

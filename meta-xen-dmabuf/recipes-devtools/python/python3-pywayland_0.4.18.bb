@@ -16,4 +16,9 @@ REQUIRED_DISTRO_FEATURES = "wayland"
 
 inherit pypi python_setuptools_build_meta pkgconfig features_check
 
-RDEPENDS:${PN} += "python3-cffi"
+RDEPENDS:${PN} += "\
+    python3-cffi \
+    python3-logging \
+    python3-shell \
+    python3-xml \
+"
