@@ -17,5 +17,8 @@ KERNEL_FRAGMENTS = (
 TESTBED_FRAGMENT = REPOSITORY / "testbed/kernel/qemu-arm64.cfg"
 WESTON = LAYER / "recipes-graphics/weston-init/xen-dmabuf"
 GUEST_CONFIG = LAYER / "recipes-extended/xen-dmabuf-guest/files/domu.cfg"
+IMAGES = "var/lib/xen/images"
+"""Where domu.cfg expects the DomU's kernel and file system, in Dom0's root."""
+PTEST = "usr/lib/xen-dmabuf-backend/ptest"
 PROBE = REPOSITORY / "lib/oeqa/files/xen_dmabuf_probe.py"
 FILES = REPOSITORY / "testbed/files"

@@ -178,7 +178,7 @@ def build_dom0(kernel: Path) -> Path:
         "packages": packages.name, "kernel": kernel.name, "pywayland": PYWAYLAND, "keys": keys.fingerprint(),
         "files": cache.digest([layout.FILES / "common", layout.FILES / "dom0", layout.WESTON,
                                layout.GUEST_CONFIG, layout.PROBE, layout.BACKEND / "src", layout.BACKEND / "data",
-                               layout.BACKEND / "pyproject.toml"]),
+                               layout.BACKEND / "tests", layout.BACKEND / "pyproject.toml"]),
         "recipe": cache.digest([Path(__file__)]),
     }
 
@@ -189,8 +189,11 @@ def build_dom0(kernel: Path) -> Path:
         _modules(root, kernel)
         shutil.copytree(kernel / "selftests", root / "usr/lib/xen-dmabuf/selftests")
         shutil.copy(layout.PROBE, root / "usr/lib/xen-dmabuf" / layout.PROBE.name)
-        (root / "boot").mkdir(exist_ok=True)
-        shutil.copy(kernel / "Image", root / "boot/Image")
+        (root / layout.IMAGES).mkdir(parents=True)
+        shutil.copy(kernel / "Image", root / layout.IMAGES / "domu-kernel")
+        (root / layout.IMAGES / "domu.ext4").symlink_to("/dev/vdb")
+        shutil.copytree(layout.BACKEND / "tests", root / layout.PTEST / "tests",
+                        ignore=shutil.ignore_patterns("__pycache__"))
         _python_bindings(root)
         _backend(root)
         _weston(root, "dom0.ini", ("dom0.conf", "force-renderer.conf"))
@@ -224,6 +227,8 @@ def build_domu(kernel: Path) -> Path:
         _overlay(root, layout.FILES / "common")
         _overlay(root, layout.FILES / "domu")
         guest_programs.build_pattern(folder, root / "usr/bin/xen-dmabuf-pattern")
+        (root / "usr/lib/xen-dmabuf").mkdir()
+        shutil.copy(layout.PATTERN / "pattern-init", root / "usr/lib/xen-dmabuf/pattern-init")
         _weston(root, "domu.ini", ("domu.conf",))
         _users(root)
         _ssh(root)

@@ -19,7 +19,7 @@ static const char help[] =
 	"       xen-dmabuf-pattern grab [--device PATH] > FILE\n"
 	"\n"
 	"run shows numbered test frames on every connected connector of a DRM device.\n"
-	"  --device PATH    DRM card (default /dev/dri/card0)\n"
+	"  --device PATH    DRM card (default: the first one with a connected screen)\n"
 	"  --format FORMAT  XR24, AR24 or RG16 (default XR24)\n"
 	"  --stream N       number of the first screen in the picture (default 0)\n"
 	"  --socket PATH    where commands come in (default /run/xen-dmabuf-pattern.sock)\n"
@@ -38,13 +38,20 @@ static const char help[] =
 	"\n"
 	"Exit status: 0 fine, 1 the device failed or went away, 2 wrong usage.\n";
 
+#define CARDS 16
+
 struct options {
-	const char *device;
+	const char *device;	/* NULL: the first card with a connected screen */
 	const char *socket;
 	uint32_t fourcc;
 	unsigned int stream;
 	bool hold;
 };
+
+static const char *card_of(const struct options *options)
+{
+	return options->device ? options->device : "/dev/dri/card*";
+}
 
 static int usage(const char *problem)
 {
@@ -62,6 +69,35 @@ static uint32_t parse_format(const char *name)
 	return 0;
 }
 
+static bool is_no_card(int error)
+{
+	return error == -ENOENT || error == -ENODEV;
+}
+
+/*
+ * A frontend that reconnects while a program still holds its old card gets the next number.
+ * Calls one of the two with each card until it finds a screen.
+ */
+static int first_card(const struct options *options, struct screens *screens, FILE *grabbed)
+{
+	char path[32];
+	int error = -ENODEV;
+
+	for (unsigned int i = 0; i < CARDS && is_no_card(error); i++) {
+		const char *device = options->device;
+
+		if (!device) {
+			snprintf(path, sizeof(path), "/dev/dri/card%u", i);
+			device = path;
+		}
+		if (screens)
+			error = screens_open(screens, device, options->fourcc, options->stream);
+		else
+			error = grab(device, 0, grabbed);
+	}
+	return error;
+}
+
 static int open_when_there(struct screens *screens, const struct options *options)
 {
 	const struct timespec pause = { .tv_nsec = 50 * 1000 * 1000 };
@@ -69,12 +105,18 @@ static int open_when_there(struct screens *screens, const struct options *option
 
 	/* The frontend registers its card when the backend has connected. */
 	for (int tries = 0; tries < 600; tries++) {
-		error = screens_open(screens, options->device, options->fourcc, options->stream);
-		if (error != -ENOENT && error != -ENODEV)
+		error = first_card(options, screens, NULL);
+		if (!is_no_card(error))
 			break;
 		nanosleep(&pause, NULL);
 	}
 	return error;
+}
+
+static int failed(const char *where, int error)
+{
+	fprintf(stderr, "xen-dmabuf-pattern: %s: %s\n", where, strerror(-error));
+	return 1;
 }
 
 static int loop(struct screens *screens, int listener)
@@ -119,23 +161,18 @@ static int run(const struct options *options)
 
 	signal(SIGPIPE, SIG_IGN);
 	error = open_when_there(&screens, options);
-	if (error) {
-		fprintf(stderr, "xen-dmabuf-pattern: %s: %s\n", options->device, strerror(-error));
-		return 1;
-	}
+	if (error)
+		return failed(card_of(options), error);
 	for (unsigned int s = 0; s < screens.count && !options->hold; s++)
 		screens.screen[s].wanted = UINT64_MAX;
 	listener = control_listen(options->socket);
-	if (listener < 0) {
-		fprintf(stderr, "xen-dmabuf-pattern: %s: %s\n", options->socket, strerror(-listener));
-		return 1;
-	}
+	if (listener < 0)
+		return failed(options->socket, listener);
 	control_report(&screens, stdout);
 	fflush(stdout);
 	error = loop(&screens, listener);
-	fprintf(stderr, "xen-dmabuf-pattern: %s: %s\n", options->device, strerror(-error));
 	screens_close(&screens);
-	return 1;
+	return failed(card_of(options), error);
 }
 
 int main(int argc, char **argv)
@@ -147,7 +184,6 @@ int main(int argc, char **argv)
 		{ NULL, 0, NULL, 0 },
 	};
 	struct options options = {
-		.device = "/dev/dri/card0",
 		.socket = "/run/xen-dmabuf-pattern.sock",
 		.fourcc = DRM_FORMAT_XRGB8888,
 	};
@@ -182,16 +218,11 @@ int main(int argc, char **argv)
 	if (optind + 1 == argc && !strcmp(argv[optind], "run"))
 		return run(&options);
 	if (optind + 1 == argc && !strcmp(argv[optind], "grab")) {
-		error = grab(options.device, 0, stdout);
-		if (error)
-			fprintf(stderr, "xen-dmabuf-pattern: %s: %s\n", options.device, strerror(-error));
-		return error ? 1 : 0;
+		error = first_card(&options, NULL, stdout);
+		return error ? failed(card_of(&options), error) : 0;
 	}
 	if (optind + 2 != argc || strcmp(argv[optind], "send"))
 		return usage("say run, grab or send COMMAND");
 	error = control_send(options.socket, argv[optind + 1]);
-	if (!error)
-		return 0;
-	fprintf(stderr, "xen-dmabuf-pattern: %s: %s\n", options.socket, strerror(-error));
-	return 1;
+	return error ? failed(options.socket, error) : 0;
 }

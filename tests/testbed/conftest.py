@@ -5,6 +5,10 @@ Without QEMU or the images these tests fail: they never pass or skip silently. A
 machine ends the run with its own message, since it says nothing about the product.
 """
 
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
 from testbed import machine
@@ -14,6 +18,8 @@ from testbed.layout import REPOSITORY
 from testbed.proofs import Scene
 
 FOLDER = REPOSITORY / "build" / "test"
+# The image's cases and, before them, what stands in for oe-core's own oeqa: together they are one package.
+sys.path[:0] = [str(Path(__file__).parent / "oeqa_stand_in"), str(REPOSITORY / "lib")]
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +27,34 @@ def booted():
     """(Qemu, Dom0), booted once."""
     with machine.boot(machine.build(), FOLDER) as running:
         yield running
+
+
+class Target:
+    """Dom0 as an oeqa target (oeqa.core.target.ssh): the methods that the cases use."""
+
+    def __init__(self, dom0):
+        self._dom0 = dom0
+
+    def run(self, command, timeout=60):
+        """(status, output without the line end)."""
+        result = self._dom0.try_run(command, timeout)
+        return result.status, result.output.rstrip()
+
+    def copyTo(self, source, destination):  # noqa: N802 (oeqa's name)
+        """Copy a file to Dom0."""
+        self._dom0.copy_to(Path(source), destination)
+
+    def copyFrom(self, source, destination):  # noqa: N802
+        """Copy a file from Dom0."""
+        Path(destination).write_bytes(self._dom0.read_file(source))
+
+
+@pytest.fixture(scope="session")
+def image_tests(booted):
+    """Gives lib/oeqa's cases the booted Dom0 as their target."""
+    from oeqa.runtime.case import OERuntimeTestCase
+
+    OERuntimeTestCase.tc = SimpleNamespace(target=Target(booted[1]), td={})
 
 
 @pytest.fixture

@@ -14,3 +14,9 @@ inherit xen_dmabuf_source
 REQUIRED_DISTRO_FEATURES = "xen-dmabuf"
 
 inherit features_check meson pkgconfig
+
+do_install:append() {
+    install -D -m 0755 ${S}/pattern-init ${D}${nonarch_libdir}/xen-dmabuf/pattern-init
+}
+
+FILES:${PN} += "${nonarch_libdir}/xen-dmabuf"

@@ -1,0 +1,77 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Runs a shell command in a DomU whose Xen console holds a root shell; in Dom0, as root.
+
+  xen_dmabuf_console.py DOMID SECONDS COMMAND    print its output, end with its status
+  xen_dmabuf_console.py DOMID SECONDS            wait until the shell answers
+
+No network, no key, no agent in the DomU is needed. Exit status 125: no answer in time, or no console.
+"""
+
+import os
+import re
+import select
+import subprocess
+import sys
+import termios
+import time
+import tty
+
+NO_ANSWER = 125
+ASK_AGAIN = 1.0
+
+
+def open_console(domid: int) -> int:
+    """The pseudo terminal that xenconsoled keeps for a domain's first console."""
+    node = f"/local/domain/{domid}/console/tty"
+    done = subprocess.run(["xenstore-read", node], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise OSError(f"{node}: {done.stderr.strip()}")
+    fd = os.open(done.stdout.strip(), os.O_RDWR | os.O_NOCTTY)
+    tty.setraw(fd)
+    return fd
+
+
+def converse(fd: int, command: str, seconds: float) -> tuple[int, str] | None:
+    """(status, output) of a command; None if there is no answer in time."""
+    mark = f"{os.getpid()}-{time.monotonic_ns()}"
+    line = f"echo BEGIN {mark}; {{ {command}\n}} 2>&1; s=$?; echo; echo END {mark} $s\n"
+    # the terminal may echo what is written: there, no line ends after the first mark
+    answer = re.compile(rf"BEGIN {mark}\r*\n(.*?)\r*\nEND {mark} (\d+)\r*\n".encode(), re.S)
+    termios.tcflush(fd, termios.TCIFLUSH)
+    os.write(fd, line.encode())
+    seen, end = b"", time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        if select.select([fd], [], [], left)[0]:
+            seen += os.read(fd, 65536)
+            if found := answer.search(seen):
+                return int(found[2]), found[1].decode(errors="replace").replace("\r", "")
+    return None
+
+
+def main() -> int:
+    """Command line."""
+    if len(sys.argv) not in (3, 4):
+        print(__doc__, file=sys.stderr)
+        return 2
+    end = time.monotonic() + float(sys.argv[2])
+    try:
+        fd = open_console(int(sys.argv[1]))
+        if len(sys.argv) == 4:
+            got = converse(fd, sys.argv[3], end - time.monotonic())
+        else:
+            # what is written before the shell reads is lost
+            while not (got := converse(fd, "true", ASK_AGAIN)) and time.monotonic() < end:
+                pass
+    except OSError as error:
+        print(f"console of domain {sys.argv[1]}: {error}", file=sys.stderr)
+        return NO_ANSWER
+    if got is None:
+        print(f"console of domain {sys.argv[1]}: no answer in {sys.argv[2]} s", file=sys.stderr)
+        return NO_ANSWER
+    print(got[1], end="" if got[1].endswith("\n") or not got[1] else "\n")
+    return got[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MIT
+"""The backend dies: systemd or the supervisor starts it again, the picture is back, the DomU was not restarted."""
+
+from oeqa.runtime.xen_dmabuf.case import XenDmabufCase
+from oeqa.runtime.xen_dmabuf.dom0 import poll
+from oeqa.runtime.xen_dmabuf.domu import DomU
+
+
+class XenDmabufBackendTest(XenDmabufCase):
+    """One DomU for all cases; it is never restarted."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.one = DomU(cls.dom0, "xen-dmabuf-shared", 5)
+        cls.one.start()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.one.destroy()
+        super().tearDownClass()
+
+    def kill(self, pid):
+        """kill -9; then: another worker, the picture, and not one grant more than it needs."""
+        old = self.one.backend()["pid"]
+        self.dom0.run(f"kill -9 {pid}")
+        self.new_worker(old)
+
+    def new_worker(self, old):
+        """Wait for another worker and its picture; nothing of the old one may be left."""
+        def other():
+            status, output = self.dom0.try_run("xen-dmabuf-backend status --json")
+            return status == 0 and self.one.backend() and self.one.backend()["pid"] not in (0, old), output
+
+        poll(lambda: other()[0], 120, f"another worker than {old}")
+        self.assert_back(self.one)
+        poll(lambda: self.dom0.grants(self.one.domid) - self.one.pages() < 16, 60,
+             "grants of the dead worker given back (what is left: rings and the disk)")
+
+    def test_worker_killed_while_shown_and_idle(self):
+        self.one.screens("hold")
+        self.kill(self.one.backend()["pid"])
+
+    def test_worker_killed_while_flipping(self):
+        self.one.screens("run")
+        self.kill(self.one.backend()["pid"])
+
+    def test_worker_killed_while_the_compositor_holds_its_buffer(self):
+        """Weston is stopped, so it keeps the buffer beyond the worker's life."""
+        weston = self.dom0.main_pid("weston")
+        self.one.screens("run")
+        old = self.one.backend()["pid"]
+        self.dom0.run(f"kill -STOP {weston}")
+        self.addCleanup(self.dom0.try_run, f"kill -CONT {weston}")
+        self.dom0.run(f"kill -9 {old}; kill -CONT {weston}")
+        self.new_worker(old)
+
+    def test_supervisor_killed(self):
+        self.one.screens("run")
+        self.kill(self.dom0.main_pid("xen-dmabuf-backend"))
+
+    def test_service_restarted(self):
+        self.one.screens("run")
+        old = self.one.backend()["pid"]
+        self.dom0.run("systemctl restart xen-dmabuf-backend", 60)
+        self.new_worker(old)
+
+    def test_weston_killed(self):
+        """The compositor dies: the worker waits for the next one and shows the same buffers there."""
+        self.one.screens("hold")
+        (screen,) = self.one.screens("flip 2", 60)
+        worker = self.one.backend()["pid"]
+        self.dom0.run(f"kill -9 {self.dom0.main_pid('weston')}")
+        self.dom0.wait_for_services()
+        self.assert_shown(self.one, screen)
+        self.assert_flips(self.one)
+        self.assertEqual(self.one.backend()["pid"], worker, "the worker was restarted, too")

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: MIT
+"""The platform: Xen, the kernel's ioctls, the device nodes, the service and the compositor."""
+
+import re
+
+from oeqa.runtime.xen_dmabuf.case import XenDmabufCase
+
+KERNEL_SYMBOLS = ("XEN_GNTDEV", "XEN_GNTDEV_DMABUF", "XEN_GRANT_DMA_ALLOC", "DMA_SHARED_BUFFER")
+HARDENED = {"NoNewPrivileges": "yes", "ProtectSystem": "strict", "ProtectHome": "yes", "PrivateNetwork": "yes"}
+
+
+class XenDmabufPlatformTest(XenDmabufCase):
+    def test_runs_as_dom0_on_xen(self):
+        self.assertEqual(self.dom0.run("cat /sys/hypervisor/type").strip(), "xen")
+        self.assertIn("control_d", self.dom0.run("cat /proc/xen/capabilities"))
+
+    def test_kernel_has_the_fragments(self):
+        config = self.dom0.run("zcat /proc/config.gz || cat /boot/config-$(uname -r)")
+        missing = [name for name in KERNEL_SYMBOLS if not re.search(rf"^CONFIG_{name}=y$", config, re.M)]
+        self.assertFalse(missing, f"not built in, see xen-dmabuf-dom0.cfg: {missing}")
+
+    def test_backend_finds_all_that_it_needs(self):
+        """Device nodes, the three ioctls, libraries, linux-dmabuf with the formats that we use."""
+        status, output = self.dom0.try_run("xen-dmabuf-backend check")
+        self.assertEqual(status, 0, output)
+        self.assertNotIn("MISSING", output)
+
+    def test_device_nodes_belong_to_the_workers_group(self):
+        output = self.dom0.run("stat -c '%n %G %a' /dev/xen/gntdev /dev/xen/evtchn")
+        self.assertEqual(output.split("\n")[:2],
+                         ["/dev/xen/gntdev xen-dmabuf 660", "/dev/xen/evtchn xen-dmabuf 660"], output)
+
+    def test_service_is_active_and_hardened(self):
+        output = self.dom0.run("systemctl show xen-dmabuf-backend -p ActiveState," + ",".join(HARDENED))
+        values = dict(line.split("=", 1) for line in output.split("\n") if "=" in line)
+        self.assertEqual(values.pop("ActiveState"), "active", output)
+        self.assertEqual(values, HARDENED, output)
+
+    def test_worker_has_no_privilege(self):
+        domu = self.domu()
+        domu.start()
+        status = self.dom0.run(f"cat /proc/{domu.backend()['pid']}/status")
+        self.assertNotIn("0", re.search(r"^Uid:\s+(.*)$", status, re.M)[1].split(), status)
+        self.assertRegex(status, r"(?m)^CapEff:\s+0+$")
+        self.assertRegex(status, r"(?m)^NoNewPrivs:\s+1$")

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: MIT
+"""Hostile frontends: each lie gets its error, only its own connection may end, nothing leaks."""
+
+import re
+
+from oeqa.runtime.xen_dmabuf.case import XenDmabufCase
+from oeqa.runtime.xen_dmabuf.dom0 import poll
+
+HOSTILE = "/usr/lib/xen-dmabuf-backend/ptest/tests/on_xen.py"
+
+
+class XenDmabufRefusalsTest(XenDmabufCase):
+    def test_hostile_frontends(self):
+        """Lying rings, looping directories, overflowing sizes, event storms, by Dom0 as its own frontend."""
+        if self.dom0.try_run(f"test -e {HOSTILE}")[0]:
+            self.skipTest(f"no {HOSTILE}: install xen-dmabuf-backend-ptest (IMAGE_FEATURES ptest-pkgs)")
+        other = self.domu(stream=4)
+        other.start(size="320x240")
+        worker, before = other.backend()["pid"], other.flips()
+        status, output = self.dom0.try_run(f"python3 {HOSTILE}", 400)
+        self.assertEqual(status, 0, output)
+        self.assertRegex(output, r"(?m)^1\.\.\d+$")
+        self.assertNotIn("not ok", output)
+        other.screens("flip 3", 60)
+        self.assertGreaterEqual(other.flips(), before + 3, "the other DomU's flips")
+        self.assertEqual(other.backend()["pid"], worker, "the other DomU's worker")
+
+    def test_backend_allocation_is_refused(self):
+        """be-alloc=1 would export Dom0's memory to a DomU (XSA-363)."""
+        domu = self.domu()
+        domu.create(vdispl='["backend=Domain-0,be-alloc=1,connectors=id0:640x480"]')
+        node = f"/local/domain/0/error/backend/vdispl/{domu.domid}/0/error"
+        poll(lambda: "be-alloc" in self.dom0.try_run(f"xenstore-read {node}")[1], 60, f"{node} names be-alloc")
+        self.assertTrue(re.search("be-alloc=1", self.dom0.run("journalctl -b --no-pager -u xen-dmabuf-backend -n 50")))
+        self.assertEqual(self.dom0.run("systemctl is-active xen-dmabuf-backend").strip(), "active")

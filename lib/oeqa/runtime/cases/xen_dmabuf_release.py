@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: MIT
+"""Crash-release: a DomU ends in every phase and in every way; nothing stays, nobody else notices."""
+
+from oeqa.runtime.xen_dmabuf.case import XenDmabufCase
+from oeqa.runtime.xen_dmabuf.crash import PHASES, WAYS
+from oeqa.runtime.xen_dmabuf.dom0 import poll
+from oeqa.runtime.xen_dmabuf.domu import DomU
+
+
+class XenDmabufReleaseTest(XenDmabufCase):
+    """A witness, another DomU, lives through all of it and must not notice."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.witness = DomU(cls.dom0, "xen-dmabuf-witness", 9)
+        cls.witness.start(size="320x240")
+        cls.restarts = cls.dom0.restarts()
+        cls.worker = cls.witness.backend()["pid"]
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.witness.destroy()
+        super().tearDownClass()
+
+    def crash(self, phase, way):
+        """End a DomU; then: nothing of it is left, the witness and the services did not notice."""
+        memory = self.dom0.memory()
+        domu = self.domu()
+        PHASES[phase](domu)
+        before = self.witness.flips()
+        WAYS[way](domu)
+        self.assert_nothing_left(domu, memory)
+        self.witness.screens("flip 3", 60)
+        self.assertGreaterEqual(self.witness.flips(), before + 3, "the other DomU's flips")
+        self.assertEqual(self.witness.backend()["pid"], self.worker, "the other DomU's worker")
+        self.assertEqual(self.dom0.restarts(), self.restarts, "restarts of backend and Weston")
+
+    def test_destroyed_before_connect(self):
+        self.crash("before connect", "destroy")
+
+    def test_destroyed_during_dbuf_create(self):
+        self.crash("during DBUF_CREATE", "destroy")
+
+    def test_destroyed_while_flipping(self):
+        self.crash("while flipping", "destroy")
+
+    def test_destroyed_while_shown_and_idle(self):
+        self.crash("shown and idle", "destroy")
+
+    def test_destroyed_during_dbuf_destroy(self):
+        self.crash("during DBUF_DESTROY", "destroy")
+
+    def test_panic_while_flipping(self):
+        self.crash("while flipping", "panic")
+
+    def test_shutdown_while_shown(self):
+        self.crash("shown and idle", "poweroff")
+
+    def test_unbound_frontend_gives_back_and_comes_back(self):
+        """The DomU lives on: its driver is unbound while it flips, and bound again."""
+        domu = self.domu()
+        domu.start()
+        domu.screens("run")
+        driver = "/sys/bus/xen/drivers/vdispl"
+        domu.run(f"echo vdispl-0 > {driver}/unbind", 60)
+        poll(lambda: not domu.buffers(), 60, "the release of all display buffers")
+        rest = self.dom0.grants(domu.domid)
+        self.assertLess(rest, 16, "grants of a DomU without display buffers: its disk's and its rings'")
+        domu.run(f"echo vdispl-0 > {driver}/bind", 60)
+        self.assert_back(domu)
+
+    def test_next_domu_shows_its_picture(self):
+        memory = self.dom0.memory()
+        for number in (1, 2):
+            with self.subTest(domu=number):
+                domu = self.domu(stream=number)
+                domu.start()
+                self.assert_flips(domu)
+                domu.destroy()
+                self.assert_nothing_left(domu, memory)

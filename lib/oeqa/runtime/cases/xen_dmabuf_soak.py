@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: MIT
+"""The crash cases in random order. XEN_DMABUF_SOAK_CYCLES and XEN_DMABUF_SOAK_SEED in the test data or the environment."""
+
+import os
+import random
+import time
+
+from oeqa.runtime.xen_dmabuf.case import XenDmabufCase
+from oeqa.runtime.xen_dmabuf.crash import PHASES, WAYS
+
+CYCLES = 3
+# A domain whose worker is stopped has its shell, but nothing of it that panics sooner or later than destroy.
+QUICK_ONLY = ("before connect", "during DBUF_CREATE", "during DBUF_DESTROY")
+
+
+class XenDmabufSoakTest(XenDmabufCase):
+    def setting(self, name, default):
+        """A number from the environment or the test data."""
+        return int(os.environ.get(name) or (self.td or {}).get(name) or default)
+
+    def test_crashes_in_random_order(self):
+        cycles = self.setting("XEN_DMABUF_SOAK_CYCLES", CYCLES)
+        seed = self.setting("XEN_DMABUF_SOAK_SEED", random.randrange(1 << 32))
+        chance = random.Random(seed)
+        memory = self.dom0.memory()
+        worst = 0.0
+        for cycle in range(1, cycles + 1):
+            phase = chance.choice(list(PHASES))
+            way = "destroy" if phase in QUICK_ONLY else chance.choice(list(WAYS))
+            where = f"soak: cycle {cycle} of {cycles}, seed {seed}: {way} {phase}"
+            domu = self.domu(stream=cycle % 200 + 20)
+            try:
+                PHASES[phase](domu)
+                WAYS[way](domu)
+                ended = time.monotonic()
+                domu.wait_until_gone()
+                worst = max(worst, time.monotonic() - ended)
+                self.assert_nothing_left(domu, memory)
+            except AssertionError as error:
+                raise AssertionError(f"{where}: {error}") from error
+            print(f"{where}: released, worst {worst:.1f} s", flush=True)
+        xen, dom0 = self.dom0.memory()
+        print(f"soak: {cycles} cycles, seed {seed}: Xen {xen - memory[0]:+} MiB, Dom0 {dom0 - memory[1]:+} MiB, "
+              f"grants left 0, zombies 0, worst release {worst:.1f} s", flush=True)

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: MIT
+"""The zero-copy path: pixels, memory, copies, grants; formats, sizes, several screens and domains."""
+
+import json
+
+from oeqa.runtime.xen_dmabuf import picture
+from oeqa.runtime.xen_dmabuf.case import XenDmabufCase
+from oeqa.runtime.xen_dmabuf.dom0 import PAGE, poll
+from oeqa.runtime.xen_dmabuf.domu import SYSTEMD, DomU
+
+POKED, POKED_BACK = 0x5A17C3, 0xC3175A
+COLOURS_OF_A_CLIENT = 100  # more than background, panel and cursor have
+
+
+class XenDmabufZeroCopyTest(XenDmabufCase):
+    """One DomU for all: no case ends it."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.one = DomU(cls.dom0, "xen-dmabuf-shared", 7)
+        cls.one.start()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.one.destroy()
+        super().tearDownClass()
+
+    def test_frames_are_exact_and_in_order(self):
+        self.one.screens("hold")
+        numbers = []
+        for _ in range(3):
+            (screen,) = self.one.screens("flip 5", 120)
+            self.assert_shown(self.one, screen)
+            numbers.append(screen["frame"])
+        self.assertEqual(numbers, [numbers[0], numbers[0] + 5, numbers[0] + 10])
+
+    def test_memory_is_shared_both_ways(self):
+        """A pixel written in the DomU is seen through Dom0's dma-buf without any message, and back."""
+        self.one.screens("hold")
+        (screen,) = self.one.screens()
+        x, y = screen["width"] // 2, screen["height"] // 2
+        offset = y * screen["pitch"] + x * 4
+        pid, before = self.one.backend()["pid"], self.one.flips()
+        old = self.one.send(f"peek 0 {x} {y}")["rgb"]
+        self.one.send(f"poke 0 {x} {y} {POKED:06x}")
+        files = [str(b["fd"]) for b in self.one.buffers() if b["strategy"] == "map"]
+        values = self.dom0.probe("peek", pid, ",".join(files), offset).split()
+        holders = [file for file, value in zip(files, values) if int(value, 16) & 0xFFFFFF == POKED]
+        self.assertEqual(len(holders), 1, f"{POKED:06x} poked, seen in files {files}: {values}")
+        self.dom0.probe("poke", pid, holders[0], offset, f"{0xFF000000 | POKED_BACK:x}")
+        self.assertEqual(int(self.one.send(f"peek 0 {x} {y}")["rgb"], 16), POKED_BACK)
+        self.one.send(f"poke 0 {x} {y} {old}")
+        self.assertEqual(self.one.flips(), before, "a page flip came between: this proves nothing")
+
+    def test_no_pixel_is_copied_or_mapped(self):
+        pid = self.one.backend()["pid"]
+        before = json.loads(self.dom0.probe("footprint", pid))
+        (screen,) = self.one.screens("flip 20", 180)
+        after = json.loads(self.dom0.probe("footprint", pid))
+        moved = after["read"] - before["read"] + after["written"] - before["written"]
+        self.assertEqual(self.one.backend()["pixel_bytes_copied"], 0)
+        self.assertEqual((after["mapped"]["dmabuf"], after["mapped"]["drm"]), (0, 0), after)
+        self.assertLess(after["mapped"]["gntdev"], 64 * PAGE, after)
+        self.assertLess(moved, 20 * screen["pitch"] * screen["height"] // 100, f"{before} {after}")
+
+    def test_grants_equal_pages(self):
+        self.one.screens("hold")
+        pages = self.one.pages()
+        shown = self.dom0.grants(self.one.domid)
+        self.one.stop_pattern()
+        poll(lambda: not self.one.buffers(), 60, "the release of all display buffers")
+        rest = self.dom0.grants(self.one.domid)
+        self.one.resume_pattern()
+        self.one.wait_for_pattern()
+        self.assertEqual(shown - rest, pages, f"{shown} grants while shown, {rest} after release")
+
+    def test_formats(self):
+        """Whatever the frontend offers is shown as drawn."""
+        for name, convert in (("AR24", None), ("RG16", picture.as_rgb565)):
+            with self.subTest(format=name):
+                domu = self.domu(f"xen-dmabuf-{name}", 1)
+                domu.start(options=f"--hold --format {name}")
+                (screen,) = domu.screens("flip 2", 120)
+                self.assertEqual(screen["fourcc"], name)
+                self.assert_shown(domu, screen, convert)
+                domu.destroy()
+
+    def test_odd_width(self):
+        """Rows that are no multiple of 64 octets, a height that is none of 16."""
+        domu = self.domu()
+        domu.start(size="349x211")
+        self.assert_flips(domu)
+
+    def test_two_connectors(self):
+        domu = self.domu()
+        domu.start(size="id0:400x300;id1:320x240")
+        domu.screens("hold")
+        screens = domu.screens("flip 3", 120)
+        self.assertEqual([(s["width"], s["height"]) for s in screens], [(400, 300), (320, 240)])
+        # windows may overlap: the later one is on top
+        self.assert_shown(domu, screens[1])
+
+    def test_two_domains_at_once(self):
+        other = self.domu("xen-dmabuf-2", 2)
+        other.start(size="320x240")
+        before = self.one.flips()
+        self.one.screens("run")
+        try:
+            self.assert_flips(other, 3)
+            poll(lambda: self.one.flips() > before + 3, 60, "the first DomU's flips beside the second's")
+        finally:
+            self.one.screens("hold")
+        other.destroy()
+        other.wait_until_gone()
+        self.assert_flips(self.one)
+
+    def test_weston_of_the_domu(self):
+        """The DomU's systemd starts its Weston, whose client moves on the screen, without a copy."""
+        domu = self.domu("xen-dmabuf-weston", 3)
+        domu.create(line=SYSTEMD, options=None, memory="384", vcpus="2")
+        domu.wait_for_shell()
+        domu.run("until systemctl is-active weston; do :; done", 240)
+        poll(lambda: picture.colours(self.dom0.screenshot()) > COLOURS_OF_A_CLIENT, 60, "a client on the screen")
+        before = domu.flips()
+        poll(lambda: domu.flips() > before + 2, 60, "flips of the DomU's Weston")
+        self.assertEqual(domu.backend()["pixel_bytes_copied"], 0)
+        self.assertEqual({b["strategy"] for b in domu.buffers()}, {"map"})

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: MIT
+"""The base of all cases: a prepared Dom0, DomUs that end with the test, and what must hold after any crash."""
+
+from oeqa.runtime.case import OERuntimeTestCase
+
+from . import picture
+from .dom0 import Dom0, poll
+from .domu import DomU
+
+# A dead domain's last pages come back from Xen's idle loop; Dom0's caches and slabs breathe.
+XEN_SLACK_MIB = 4
+DOM0_SLACK_MIB = 24
+SHOWN_SECONDS = 20
+
+
+class XenDmabufCase(OERuntimeTestCase):
+    """``dom0`` is ready; domu() makes DomUs."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.dom0 = Dom0(cls.tc.target)
+        cls.dom0.prepare()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.dom0.clean_up()
+        super().tearDownClass()
+
+    def domu(self, name="xen-dmabuf-1", stream=1):
+        """A DomU that ends with the test."""
+        domu = DomU(self.dom0, name, stream)
+        self.addCleanup(domu.destroy)
+        return domu
+
+    def assert_shown(self, domu, screen, convert=None):
+        """Dom0's screen has the frame that a screen's state names, equal in every pixel."""
+        self.assertEqual(screen["error"], 0, f"{domu.name}: page flip refused: {screen}")
+        expected = picture.frame(screen["width"], screen["height"], screen["stream"], screen["frame"])
+        if convert:
+            expected = convert(expected)
+        poll(lambda: picture.find(self.dom0.screenshot(), expected), SHOWN_SECONDS,
+             f"{domu.name}: frame {screen['frame']} of stream {screen['stream']} on Dom0's screen, pixel by pixel")
+
+    def assert_flips(self, domu, count=2):
+        """A DomU flips, and its last frame is on the screen."""
+        domu.screens("hold")
+        for screen in domu.screens(f"flip {count}", 120):
+            self.assert_shown(domu, screen)
+
+    def assert_back(self, domu):
+        """Picture back without restarting the DomU: its pattern program runs on a new connection."""
+        domu.try_run("xen-dmabuf-pattern send run")  # held, it would not notice that its device is gone
+        poll(domu.buffers, 120, f"{domu.name}: display buffers in the backend")
+        domu.wait_for_pattern()
+        self.assert_flips(domu)
+
+    def assert_nothing_left(self, domu, memory):
+        """What must hold after a domain's end: ``memory`` is what Dom0.memory() was before it began."""
+        domu.wait_until_gone()
+        self.assertEqual(self.dom0.grants(domu.domid), 0, f"grants of dead domain {domu.domid} in Xen's table")
+        poll(lambda: not picture.has_stream(self.dom0.screenshot(), domu.stream, 640), SHOWN_SECONDS,
+             f"the window of dead domain {domu.domid} to vanish")
+        poll(lambda: self._memory_is_back(memory), 30,
+             f"memory back: before (Xen, Dom0) {memory} MiB, slack {XEN_SLACK_MIB}, {DOM0_SLACK_MIB}")
+
+    def _memory_is_back(self, before):
+        xen, dom0 = self.dom0.memory()
+        return xen >= before[0] - XEN_SLACK_MIB and dom0 >= before[1] - DOM0_SLACK_MIB

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: MIT
+"""DomUs of the layer's domu.cfg, driven from Dom0 through their Xen console."""
+
+import json
+import re
+import shlex
+
+from .dom0 import PAGE, TOOLS, poll
+
+CONFIGURATION = "/etc/xen/domu.cfg"
+PATTERN = "init=/usr/lib/xen-dmabuf/pattern-init"
+SYSTEMD = "systemd.debug_shell=hvc0 systemd.mask=serial-getty@hvc0.service"
+BOOT_SECONDS = 180
+RELEASE_SECONDS = 60
+
+
+class DomU:
+    """``stream`` is the number that its frames carry. Not running before create()."""
+
+    def __init__(self, dom0, name, stream):
+        self.dom0 = dom0
+        self.name = name
+        self.stream = stream
+        self.domid = 0
+
+    # -- life
+
+    def create(self, line=PATTERN, options="--hold", size="640x480", paused=False, **overrides):
+        """`xl create`, without network and with a disk that is only read; does not wait.
+
+        ``options`` are the pattern program's, None: it is not started; ``size`` is the first
+        connector's, or several connectors' as vdispl wants them; ``overrides`` go to xl.
+        """
+        if options is None:
+            pattern = "pattern_stopped=1"
+        else:
+            pattern = "pattern=" + ",".join([*options.split(), "--stream", str(self.stream)])
+        connectors = size if ":" in size else f"id0:{size}"
+        values = {
+            "name": f'"{self.name}"', "memory": "256", "vif": "[]", "disk": self._disk(),
+            "on_reboot": '"destroy"', "on_crash": '"destroy"',
+            "vdispl": f'["backend=Domain-0,be-alloc=0,connectors={connectors}"]',
+            "extra": f'"console=hvc0 root=/dev/xvda ro panic=-1 quiet {line} {pattern}"', **overrides}
+        words = " ".join(shlex.quote(f"{key}={value}") for key, value in values.items())
+        self.dom0.run(f"xl create {'-p ' if paused else ''}{CONFIGURATION} {words}", 120)
+        self.domid = int(self.dom0.run(f"xl domid {self.name}"))
+
+    def _disk(self):
+        """The configuration's disk, to read only: several domains may have it then."""
+        text = self.dom0.run(f"cat {CONFIGURATION}")
+        return "['" + re.search(r"^disk *= *\['([^',]+,xvda),", text, re.M)[1] + ",r']"
+
+    def start(self, **arguments):
+        """create() and wait for the pattern program."""
+        self.create(**arguments)
+        self.wait_for_shell()
+        self.wait_for_pattern()
+
+    def wait_for_shell(self):
+        """Wait until the shell on the console answers."""
+        self.dom0.run(f"python3 {TOOLS}/xen_dmabuf_console.py {self.domid} {BOOT_SECONDS}", BOOT_SECONDS + 30)
+
+    def wait_for_pattern(self):
+        """Wait until the pattern program answers."""
+        self.run("until xen-dmabuf-pattern send state > /dev/null 2>&1; do :; done", 90)
+
+    def destroy(self):
+        """`xl destroy` if it is there."""
+        self.dom0.try_run(f"xl destroy {self.name}", 60)
+
+    def try_run(self, command, seconds=30):
+        """(status, output) of a shell command in the DomU."""
+        return self.dom0.try_run(
+            f"python3 {TOOLS}/xen_dmabuf_console.py {self.domid} {seconds} {shlex.quote(command)}", seconds + 30)
+
+    def run(self, command, seconds=30):
+        """The output of a shell command in the DomU that must succeed."""
+        status, output = self.try_run(command, seconds)
+        if status:
+            raise AssertionError(f"{self.name}: `{command}` ended with {status}:\n{output}")
+        return output
+
+    # -- the pattern
+
+    def send(self, command, seconds=60):
+        """The pattern program's answer to a command."""
+        answer = json.loads(self.run(f"xen-dmabuf-pattern send '{command}'", seconds))
+        if "error" in answer:
+            raise AssertionError(f"{self.name}: pattern program, `{command}`: {answer['error']}")
+        return answer
+
+    def screens(self, command="state", seconds=60):
+        """The state of all its screens after a command."""
+        return self.send(command, seconds)["screens"]
+
+    def stop_pattern(self):
+        """End the pattern program without waiting; it is not started again."""
+        self.run("touch /run/pattern.stop; pkill -x xen-dmabuf-patt || true")
+
+    def resume_pattern(self):
+        """Let the pattern program start again."""
+        self.run("rm -f /run/pattern.stop")
+
+    # -- in Dom0
+
+    def backend(self):
+        """Its part of the backend's state; None if the backend doesn't know it."""
+        return next((d for d in self.dom0.status()["domains"] if d["domid"] == self.domid), None)
+
+    def buffers(self):
+        """Its display buffers as the backend has them."""
+        return [b for device in (self.backend() or {"devices": []})["devices"] for b in device.get("buffers", [])]
+
+    def flips(self):
+        """Flips that were shown, all connectors."""
+        return sum(c["flips_shown"] for device in self.backend()["devices"] for c in device["connectors"])
+
+    def pages(self):
+        """Pages of its framebuffers, by its own account."""
+        return sum(-(-s["pitch"] * s["height"] // PAGE) * s["buffers"] for s in self.screens())
+
+    def wait_until_gone(self):
+        """Wait until neither Xen nor the backend has it."""
+        poll(lambda: self.domid not in self.dom0.domains() and self.backend() is None, RELEASE_SECONDS,
+             f"{self.name} (domain {self.domid}) to vanish from xl list and from the backend's status")

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: MIT
+"""Pictures as rows of octets: reading a PNG, drawing the frames of clients/pattern, finding one.
+
+The standard library only, since the machine that runs testimage has nothing more. A picture is a
+list of rows, each of 3 octets a pixel in the order red, green, blue.
+"""
+
+import itertools
+import struct
+import zlib
+
+CELLS = 40
+MAGIC = 0xA5
+FRAME_BITS = 24
+STREAM_BITS = 8
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_RGB, _RGBA = 2, 6
+
+
+def read_png(data):
+    """The picture in a PNG file with 8 bits a channel, RGB or RGBA, not interlaced (PNG specification, 3rd edition).
+
+    ValueError for any other one.
+    """
+    if not data.startswith(_SIGNATURE):
+        raise ValueError("not a PNG file")
+    offset, pixels = len(_SIGNATURE), b""
+    while offset < len(data):
+        length, kind = struct.unpack_from(">I4s", data, offset)
+        body = data[offset + 8: offset + 8 + length]
+        if kind == b"IHDR":
+            width, height, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", body)
+        elif kind == b"IDAT":
+            pixels += body
+        offset += length + 12
+    if depth != 8 or colour not in (_RGB, _RGBA) or interlace:
+        raise ValueError(f"PNG with {depth} bits, colour type {colour}, interlace {interlace}")
+    size = 4 if colour == _RGBA else 3
+    rows = _unfilter(zlib.decompress(pixels), width * size, height, size)
+    return [_without_alpha(row) for row in rows] if size == 4 else rows
+
+
+def _without_alpha(row):
+    rgb = bytearray(len(row) // 4 * 3)
+    for channel in range(3):
+        rgb[channel::3] = row[channel::4]
+    return bytes(rgb)
+
+
+def _unfilter(data, length, height, size):
+    rows, above = [], bytes(length)
+    for y in range(height):
+        start = y * (length + 1)
+        row = _FILTERS[data[start]](data[start + 1: start + 1 + length], above, size)
+        rows.append(row)
+        above = row
+    return rows
+
+
+def _none(row, _above, _size):
+    return row
+
+
+def _sub(row, _above, size):
+    out = bytearray(len(row))
+    for channel in range(size):
+        out[channel::size] = bytes(v & 255 for v in itertools.accumulate(row[channel::size]))
+    return bytes(out)
+
+
+def _up(row, above, _size):
+    return bytes((a + b) & 255 for a, b in zip(row, above))
+
+
+def _average(row, above, size):
+    out = bytearray(size) + bytearray(len(row))
+    for i, value in enumerate(row):
+        out[i + size] = (value + (out[i] + above[i]) // 2) & 255
+    return bytes(out[size:])
+
+
+def _paeth(row, above, size):
+    out = bytearray(size) + bytearray(len(row))
+    corner = bytes(size) + above
+    for i, value in enumerate(row):
+        left, up, diagonal = out[i], above[i], corner[i]
+        to_left, to_up, to_diagonal = abs(up - diagonal), abs(left - diagonal), abs(left + up - 2 * diagonal)
+        if to_left <= to_up and to_left <= to_diagonal:
+            nearest = left
+        else:
+            nearest = up if to_up <= to_diagonal else diagonal
+        out[i + size] = (value + nearest) & 255
+    return bytes(out[size:])
+
+
+_FILTERS = (_none, _sub, _up, _average, _paeth)
+
+
+def cell_size(width):
+    """Pixels of a label's cell in a frame of that width; as in clients/pattern/draw.c."""
+    return min(4, width // CELLS)
+
+
+def _label(bits, count, cell):
+    """The row of a label's first ``count`` bits."""
+    return b"".join((b"\xff\xff\xff" if bits >> (count - 1 - i) & 1 else bytes(3)) * cell for i in range(count))
+
+
+def frame(width, height, stream, number):
+    """Frame ``number`` of a stream as clients/pattern draws it."""
+    columns = range(width)
+    red = bytes((x * 3 + number * 5) & 255 for x in columns)
+    rows = []
+    for y in range(height):
+        row = bytearray(3 * width)
+        row[0::3] = red
+        row[1::3] = bytes([(y * 3 + number * 7) & 255]) * width
+        row[2::3] = bytes(((x ^ y) + number * 11) & 255 for x in columns)
+        rows.append(row)
+    cell = cell_size(width)
+    if cell and height >= 2 * cell:
+        bits = (MAGIC << STREAM_BITS | stream) << FRAME_BITS | number & (1 << FRAME_BITS) - 1
+        label = _label(bits, CELLS, cell)
+        for row in rows[:cell]:
+            row[: len(label)] = label
+        for row in rows[-cell:]:
+            row[-len(label):] = label
+    return [bytes(row) for row in rows]
+
+
+def as_rgb565(picture):
+    """What is left of a picture in a buffer of 16 bits a pixel, expanded again as a GPU does."""
+    five = bytes((v >> 3) << 3 | v >> 5 for v in range(256))
+    six = bytes((v >> 2) << 2 | v >> 6 for v in range(256))
+    rows = []
+    for row in picture:
+        out = bytearray(row.translate(five))
+        out[1::3] = row[1::3].translate(six)
+        rows.append(bytes(out))
+    return rows
+
+
+def find(screen, picture):
+    """(x, y) of a picture that is on a screen, equal in every pixel; None if it is not."""
+    for y in range(len(screen) - len(picture) + 1):
+        start = screen[y].find(picture[0])
+        while start >= 0:
+            end = start + len(picture[0])
+            if start % 3 == 0 and all(screen[y + i][start:end] == row for i, row in enumerate(picture)):
+                return start // 3, y
+            start = screen[y].find(picture[0], start + 1)
+    return None
+
+
+def has_stream(screen, stream, width):
+    """Whether any frame of a stream, or a part of one with its first label, is on a screen."""
+    mark = _label(MAGIC << STREAM_BITS | stream, 8 + STREAM_BITS, cell_size(width))
+    return any(mark in row for row in screen)
+
+
+def colours(screen):
+    """How many different colours a screen has."""
+    return len({row[i: i + 3] for row in set(screen) for i in range(0, len(row), 3)})
