@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := build/venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test shell host-packages clean clean-cache kernel-check oe-check
+.PHONY: help demo test shell host-packages clean clean-cache kernel-check kernel-bench oe-check
 
 help:
 	@echo "make demo           the main job on the testbed, with its proofs: build/demo/report.html"
@@ -11,6 +11,7 @@ help:
 	@echo "make shell          boot the testbed and wait: SSH into Dom0 by the printed command"
 	@echo "make host-packages  install the Debian packages that the testbed needs (root)"
 	@echo "make kernel-check   apply, check and compile a kernel series: SOURCE=tree SERIES=6.12"
+	@echo "make kernel-bench   time the ways to map grants side by side: build/kernel-bench/bench.md"
 	@echo "make oe-check       heavy checks of the layer with OE_TREES=folder of the trees"
 	@echo "make clean          remove build/; make clean-cache removes the testbed's cache"
 
@@ -25,7 +26,7 @@ $(VENV)/.ready: requirements.txt tests/layer/requirements.txt
 demo: $(VENV)/.ready
 	@$(RUN) -m testbed demo
 
-shell host-packages clean-cache: $(VENV)/.ready
+shell host-packages clean-cache kernel-bench: $(VENV)/.ready
 	@$(RUN) -m testbed $@
 
 test: $(VENV)/.ready

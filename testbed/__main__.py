@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from . import cache, demo, host, machine
+from . import cache, demo, host, kernel_bench, machine
 from .errors import LostVMError, ProofError, TestbedError
 from .layout import REPOSITORY
 
@@ -25,6 +25,11 @@ def _demo(_: argparse.Namespace) -> int:
 def _build(_: argparse.Namespace) -> int:
     for name, path in vars(machine.build()).items():
         print(f"{name:8} {path}")
+    return 0
+
+
+def _kernel_bench(_: argparse.Namespace) -> int:
+    kernel_bench.run(BUILD / "kernel-bench")
     return 0
 
 
@@ -51,6 +56,8 @@ def _clean_cache(_: argparse.Namespace) -> int:
 COMMANDS = {
     "demo": (_demo, "show the main job with its proofs; writes build/demo/report.html"),
     "build": (_build, "build what is not cached: kernel, Xen, the roots of Dom0 and the DomU"),
+    "kernel-bench": (_kernel_bench, "time MAP_REFS_TO_BUF against the other ways to map grants; "
+                                    "writes build/kernel-bench/bench.md"),
     "shell": (_shell, "boot, print how to reach Dom0 by SSH, wait"),
     "host-packages": (_host_packages, "install the Debian packages that the testbed needs (root)"),
     "clean-cache": (_clean_cache, "remove the cache folder"),

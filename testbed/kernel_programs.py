@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: MIT
+"""C programs of tests/kernel, compiled against a kernel's own headers and run in Dom0."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from . import layout, process
+from .guest import Dom0
+
+FOLDER = "/run/kernel-programs"
+
+
+def compile_program(kernel: Path, name: str, target: Path) -> None:
+    """Compile tests/kernel/NAME.c, linked statically, with the headers of a built kernel."""
+    headers = kernel / "include"
+    process.run(
+        ["aarch64-linux-gnu-gcc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror",
+         # the selftests' headers are not ours: they have helpers that not everybody calls
+         "-Wno-unused-function", "-Wno-sign-compare",
+         "-static", "-isystem", str(headers / "uapi"), "-isystem", str(headers / "selftests"),
+         str(layout.KERNEL_PROGRAMS / f"{name}.c"), "-o", str(target)],
+        what=f"kernel test program {name}")
+
+
+def install(dom0: Dom0, kernel: Path, name: str) -> str:
+    """Compile a program and put it into Dom0; its path there."""
+    target = dom0.machine.folder / name
+    compile_program(kernel, name, target)
+    path = f"{FOLDER}/{name}"
+    dom0.run(f"mkdir -p {FOLDER}")
+    dom0.copy_to(target, path)
+    dom0.run(f"chmod 755 {path}")
+    return path
