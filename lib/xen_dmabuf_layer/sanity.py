@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """What in a configuration cannot work, as sentences for the user."""
 
+# Only recipes that linux-xen-dmabuf.inc is required by have this task.
+PATCHED_BY = "do_xen_dmabuf_configcheck"
 NEEDED = ("xen", "virtualization", "pam", "wayland", "opengl")
 
 
@@ -54,7 +56,7 @@ def unpatched_kernel(d):
     if (
         "xen-dmabuf" not in _features(d)
         or d.getVar("PREFERRED_PROVIDER_virtual/kernel") != recipe
-        or d.getVar("XEN_DMABUF_FRAGMENTS") is not None
+        or d.getVar(PATCHED_BY) is not None
     ):
         return None
     return (

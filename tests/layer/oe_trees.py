@@ -66,7 +66,7 @@ class BuildFolder:
         (conf / "local.conf").write_text(
             f'MACHINE = "{config["machine"]}"\nDISTRO = "{config["distro"]}"\n'
             + "\n".join(headers)
-            + 'BB_NO_NETWORK = "1"\nINHERIT:remove = "uninative"\nBB_NUMBER_THREADS = "2"\n'
+            + 'BB_NO_NETWORK = "1"\nINHERIT:remove = "uninative"\n'
             + 'CONNECTIVITY_CHECK_URIS = ""\n'
             + extra
         )
@@ -79,10 +79,11 @@ class BuildFolder:
                 if state != "disabled":
                     yield str(top / layer) if layer else str(top)
 
-    def run(self, command, **kwargs):
+    def run(self, command, log):
         """Run a shell command in the initialised build folder.
 
-        :returns: the completed process with standard error in its stdout.
+        :param log: the file that gets its output while it runs; it may run for an hour.
+        :returns: the completed process with all output in its stdout.
         """
         oe_core = self.trees / self.release / "openembedded-core"
         bitbake = self.trees / self.release / "bitbake"
@@ -90,14 +91,12 @@ class BuildFolder:
             f"cd {shlex.quote(str(oe_core))} && . ./oe-init-build-env "
             f"{shlex.quote(str(self.path))} {shlex.quote(str(bitbake))} >/dev/null && {command}"
         )
-        return subprocess.run(
-            ["bash", "-c", script],
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            check=False,
-            **kwargs,
-        )
+        with log.open("w") as output:
+            done = subprocess.run(
+                ["bash", "-c", script], stdout=output, stderr=subprocess.STDOUT, check=False
+            )
+        done.stdout = log.read_text()
+        return done
 
 
 def main():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What only bitbake can say. Needs OE_TREES; takes about an hour on two cores.
+"""What only bitbake can say. Needs OE_TREES; takes hours on two cores.
 
     OE_TREES=… OE_BUILD=… python3 -m pytest tests/layer/test_layer_oe.py
 
@@ -48,9 +48,8 @@ def build(trees, tmp_path_factory):
 
 def run(folder, command):
     """Run a command in a build folder and keep its output there."""
-    done = folder.run(command)
     log = folder.path / f"{command.split()[0]}.log"
-    log.write_text(done.stdout)
+    done = folder.run(command, log)
     print("\n".join(done.stdout.splitlines()[-8:]), file=sys.stderr)
     return done, log
 

@@ -71,7 +71,7 @@ class TestUnpatchedKernel:
     @pytest.mark.parametrize(
         "difference",
         [
-            {"XEN_DMABUF_FRAGMENTS": ""},
+            {sanity.PATCHED_BY: "…"},
             {"PN": "linux-yocto"},
             {"DISTRO_FEATURES": "x11"},
         ],
@@ -79,9 +79,9 @@ class TestUnpatchedKernel:
     def test_nothing_else_is_stopped(self, difference):
         assert sanity.unpatched_kernel(Store(self.KERNEL, **difference)) is None
 
-    def test_the_append_to_write_exists(self):
+    def test_the_file_to_require_makes_the_difference(self):
         include = ROOT / "meta-xen-dmabuf/recipes-kernel/linux/linux-xen-dmabuf.inc"
-        assert "XEN_DMABUF_FRAGMENTS ?=" in include.read_text()
+        assert f"python {sanity.PATCHED_BY}()" in include.read_text()
 
 
 class TestTheKernel:
