@@ -10,7 +10,7 @@ help:
 	@echo "make test           all tests that run here: unit tests, layer, testbed"
 	@echo "make shell          boot the testbed and wait: SSH into Dom0 by the printed command"
 	@echo "make host-packages  install the Debian packages that the testbed needs (root)"
-	@echo "make kernel-check   apply, check and compile a kernel series: SOURCE=tree SERIES=6.12"
+	@echo "make kernel-check   apply, check and compile the kernel series; TREES=\"6.6=folder 6.18=folder\" adds kernels"
 	@echo "make kernel-bench   time the ways to map grants side by side: build/kernel-bench/bench.md"
 	@echo "make oe-check       heavy checks of the layer with OE_TREES=folder of the trees"
 	@echo "make clean          remove build/; make clean-cache removes the testbed's cache"
@@ -34,8 +34,7 @@ test: $(VENV)/.ready
 	@$(RUN) -m pytest
 
 kernel-check: $(VENV)/.ready
-	@test -n "$(SOURCE)" || { echo "make kernel-check: set SOURCE to an unpatched kernel tree with a .config, and SERIES to its folder of kernel-patches/ (default 6.12)"; exit 2; }
-	@ARCH=arm64 CROSS_COMPILE=aarch64-linux-gnu- LOCALVERSION= $(RUN) tests/kernel_check.py --series $(or $(SERIES),6.12) $(SOURCE)
+	@$(RUN) tests/kernel_check.py check $(TREES)
 
 oe-check: $(VENV)/.ready
 	@test -n "$(OE_TREES)" || { echo "make oe-check: set OE_TREES to the folder with the trees; docs/testing.md says how to get them"; exit 2; }

@@ -29,10 +29,11 @@ def mirror() -> str:
 
 
 class Archive:
-    """An apt that knows only trixie/arm64; its state lives in the cache folder. Not thread-safe."""
+    """An apt that knows only one suite for arm64; its state lives in the cache folder. Not thread-safe."""
 
-    def __init__(self) -> None:
-        self.folder = cache.root() / "apt"
+    def __init__(self, suite: str = SUITE) -> None:
+        self.suite = suite
+        self.folder = cache.root() / ("apt" if suite == SUITE else f"apt-{suite}")
         self.uri = mirror()
 
     def _options(self) -> list[str]:
@@ -54,21 +55,21 @@ class Archive:
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         (self.folder / "status").touch()
         (self.folder / "sources.list").write_text(
-            f"deb [signed-by={KEYRING}] {self.uri} {SUITE} main\n", encoding="utf-8")
+            f"deb [signed-by={KEYRING}] {self.uri} {self.suite} main\n", encoding="utf-8")
         try:
             process.run(["apt-get", *self._options(), "-o", "APT::Update::Error-Mode=any", "update"],
-                        what=f"Debian {SUITE} package lists", remedy="is the network there?")
+                        what=f"Debian {self.suite} package lists", remedy="is the network there?")
         except TestbedError:
             if not any((self.folder / "lists").glob("*Packages*")):
                 raise
-            cache.say(f"Debian {SUITE}: the archive can't be reached, using the lists of the last run")
+            cache.say(f"Debian {self.suite}: the archive can't be reached, using the lists of the last run")
 
     def version(self, package: str) -> str:
         """The version that would be installed."""
         text = process.run(["apt-cache", *self._options(), "policy", package], what=package)
         found = re.search(r"Candidate: (\S+)", text)
         if not found or found[1] == "(none)":
-            raise TestbedError(f'Debian {SUITE} has no package "{package}"; is the archive complete?')
+            raise TestbedError(f'Debian {self.suite} has no package "{package}"; is the archive complete?')
         return found[1]
 
     def unpack(self, packages: list[str], folder: Path) -> None:
