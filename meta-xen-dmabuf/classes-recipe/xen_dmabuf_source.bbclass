@@ -15,5 +15,4 @@ FILESEXTRAPATHS:prepend := "${XEN_DMABUF_ROOT}:"
 SRC_URI = "${@xen_dmabuf_layer.sources.uris(d, d.getVar('XEN_DMABUF_SOURCE'))}"
 
 # scarthgap has no UNPACKDIR yet.
-XEN_DMABUF_UNPACKDIR = "${@d.getVar('UNPACKDIR') or d.getVar('WORKDIR')}"
-S = "${XEN_DMABUF_UNPACKDIR}/${XEN_DMABUF_SOURCE}"
+S = "${@d.getVar('UNPACKDIR') or d.getVar('WORKDIR')}/${XEN_DMABUF_SOURCE}"

@@ -14,8 +14,8 @@ SRC_URI = "\
     file://xenbr0.network \
     file://xendomains.conf \
 "
-XEN_DMABUF_UNPACKDIR = "${@d.getVar('UNPACKDIR') or d.getVar('WORKDIR')}"
-S = "${XEN_DMABUF_UNPACKDIR}"
+# scarthgap has no UNPACKDIR yet.
+S = "${@d.getVar('UNPACKDIR') or d.getVar('WORKDIR')}"
 
 REQUIRED_DISTRO_FEATURES = "xen-dmabuf xen systemd"
 

@@ -15,8 +15,8 @@ SRC_URI = "\
     file://domu.ini \
     file://force-renderer.conf \
 "
-XEN_DMABUF_UNPACKDIR = "${@d.getVar('UNPACKDIR') or d.getVar('WORKDIR')}"
-S = "${XEN_DMABUF_UNPACKDIR}"
+# scarthgap has no UNPACKDIR yet.
+S = "${@d.getVar('UNPACKDIR') or d.getVar('WORKDIR')}"
 
 REQUIRED_DISTRO_FEATURES = "xen-dmabuf wayland systemd"
 

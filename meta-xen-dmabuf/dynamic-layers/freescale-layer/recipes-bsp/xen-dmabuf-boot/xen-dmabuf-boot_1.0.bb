@@ -10,8 +10,8 @@ DEPENDS = "u-boot-mkimage-native"
 INHIBIT_DEFAULT_DEPS = "1"
 
 SRC_URI = "file://boot.cmd.in"
-XEN_DMABUF_UNPACKDIR = "${@d.getVar('UNPACKDIR') or d.getVar('WORKDIR')}"
-S = "${XEN_DMABUF_UNPACKDIR}"
+# scarthgap has no UNPACKDIR yet.
+S = "${@d.getVar('UNPACKDIR') or d.getVar('WORKDIR')}"
 B = "${WORKDIR}/build"
 PACKAGE_ARCH = "${MACHINE_ARCH}"
 
@@ -22,7 +22,7 @@ inherit deploy features_check kernel-arch nopackages
 
 # Only the boot processor's kind of core is used: a domain must not move between
 # A53 and A72. "hmp-unsafe=true" plus pinned CPUs is the other way.
-XEN_DMABUF_XEN_ARGS ?= "console=dtuart dom0_mem=2048M dom0_max_vcpus=4 bootscrub=0 iommu=on"
+XEN_DMABUF_XEN_ARGS ?= "console=dtuart dom0_mem=2048M dom0_max_vcpus=4 iommu=on"
 XEN_DMABUF_XEN_ARGS[doc] = "Xen's command line on the board."
 XEN_DMABUF_DOM0_ARGS ?= "console=hvc0 root=/dev/mmcblk1p2 rootwait rw clk_ignore_unused"
 XEN_DMABUF_DOM0_ARGS[doc] = "Dom0's kernel command line on the board."
