@@ -27,9 +27,12 @@ class XenDmabufRefusalsTest(XenDmabufCase):
 
     def test_backend_allocation_is_refused(self):
         """be-alloc=1 would export Dom0's memory to a DomU (XSA-363)."""
-        domu = self.domu()
-        domu.create(vdispl='["backend=Domain-0,be-alloc=1,connectors=id0:640x480"]')
-        node = f"/local/domain/0/error/backend/vdispl/{domu.domid}/0/error"
-        poll(lambda: "be-alloc" in self.dom0.try_run(f"xenstore-read {node}")[1], 60, f"{node} names be-alloc")
-        self.assertTrue(re.search("be-alloc=1", self.dom0.run("journalctl -b --no-pager -u xen-dmabuf-backend -n 50")))
+        domu = self.domu("xen-dmabuf-be-alloc")
+        try:
+            domu.create(vdispl='["backend=Domain-0,be-alloc=1,connectors=id0:640x480"]')
+        except AssertionError:
+            pass  # the toolstack itself gives up once the backend says Closed
+        line = r"device refused domain=xen-dmabuf-be-alloc .*be-alloc=1"
+        poll(lambda: re.search(line, self.dom0.run("journalctl -b --no-pager -u xen-dmabuf-backend -n 100")), 60,
+             "a line of the log that names the domain and be-alloc=1")
         self.assertEqual(self.dom0.run("systemctl is-active xen-dmabuf-backend").strip(), "active")
