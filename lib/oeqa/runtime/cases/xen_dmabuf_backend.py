@@ -55,6 +55,27 @@ class XenDmabufBackendTest(XenDmabufCase):
         self.dom0.run(f"kill -9 {old}; kill -CONT {weston}")
         self.new_worker(old)
 
+    def test_pages_that_the_compositor_still_holds_stay_accounted(self):
+        """A stopped Weston keeps the buffers: their pages stay granted and counted until it lets go."""
+        self.one.screens("hold")
+        pages = self.one.pages()
+        weston = self.dom0.main_pid("weston")
+        self.dom0.run(f"kill -STOP {weston}")
+        self.addCleanup(self.dom0.try_run, f"kill -CONT {weston}")
+        self.one.stop_pattern()
+        poll(lambda: self.releasing() == pages, 60, f"{pages} pages in release")
+        self.assertGreaterEqual(self.dom0.grants(self.one.domid), pages)
+        self.dom0.run(f"kill -CONT {weston}")
+        poll(lambda: self.releasing() == 0, 60, "the release of all pages")
+        self.assertLess(self.dom0.grants(self.one.domid), 16, "what is left: rings and the disk")
+        self.one.resume_pattern()
+        self.one.wait_for_pattern()
+        self.assert_flips(self.one)
+
+    def releasing(self):
+        """Pages that the backend has released and the compositor still holds."""
+        return sum(device["releasing_pages"] for device in self.one.backend()["devices"])
+
     def test_supervisor_killed(self):
         self.one.screens("run")
         self.kill(self.dom0.main_pid("xen-dmabuf-backend"))
