@@ -3,11 +3,13 @@ PYTHON ?= python3
 VENV := build/venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test shell host-packages clean clean-cache kernel-check kernel-bench oe-check
+.PHONY: help demo test oe-test soak shell host-packages clean clean-cache kernel-check kernel-bench oe-check
 
 help:
 	@echo "make demo           the main job on the testbed, with its proofs: build/demo/report.html"
 	@echo "make test           all tests that run here: unit tests, layer, testbed"
+	@echo "make oe-test        the image tests by oe-core's own oe-test: OE_CORE=clone [TESTS=\"module...\"]"
+	@echo "make soak           DomUs ended in random order: N=cycles (default 20) SEED=number"
 	@echo "make shell          boot the testbed and wait: SSH into Dom0 by the printed command"
 	@echo "make host-packages  install the Debian packages that the testbed needs (root)"
 	@echo "make kernel-check   apply, check and compile the kernel series; TREES=\"6.6=folder 6.18=folder\" adds kernels"
@@ -31,7 +33,15 @@ shell host-packages clean-cache kernel-bench: $(VENV)/.ready
 
 test: $(VENV)/.ready
 	@$(RUN) -m testbed host-packages
-	@$(RUN) -m pytest
+	@$(RUN) -m pytest --junitxml=build/test/junit.xml
+
+oe-test: $(VENV)/.ready
+	@test -n "$(OE_CORE)" || { echo "make oe-test: set OE_CORE to a clone of openembedded-core"; exit 2; }
+	@$(RUN) -m testbed oe-test "$(OE_CORE)" $(TESTS)
+
+soak: $(VENV)/.ready
+	@XEN_DMABUF_SOAK_CYCLES=$(or $(N),20) XEN_DMABUF_SOAK_SEED=$(SEED) \
+	 $(RUN) -m pytest -s --junitxml=build/test/soak.xml tests/testbed/test_image.py -k Soak
 
 kernel-check: $(VENV)/.ready
 	@$(RUN) tests/kernel_check.py check $(TREES)

@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from . import cache, demo, host, kernel_bench, machine
+from . import cache, demo, host, kernel_bench, machine, oetest
 from .errors import LostVMError, ProofError, TestbedError
 from .layout import REPOSITORY
 
@@ -42,6 +42,10 @@ def _shell(_: argparse.Namespace) -> int:
     return 0
 
 
+def _oe_test(arguments: argparse.Namespace) -> int:
+    return 1 if oetest.run(arguments.oe_core, BUILD / "oe-test", arguments.tests) else 0
+
+
 def _host_packages(_: argparse.Namespace) -> int:
     host.install()
     return 0
@@ -59,6 +63,7 @@ COMMANDS = {
     "kernel-bench": (_kernel_bench, "time MAP_REFS_TO_BUF against the other ways to map grants; "
                                     "writes build/kernel-bench/bench.md"),
     "shell": (_shell, "boot, print how to reach Dom0 by SSH, wait"),
+    "oe-test": (_oe_test, "run the image tests by oe-core's own oe-test against the testbed's Dom0"),
     "host-packages": (_host_packages, "install the Debian packages that the testbed needs (root)"),
     "clean-cache": (_clean_cache, "remove the cache folder"),
 }
@@ -71,7 +76,11 @@ def main() -> int:
         epilog=f"Big files are kept in ${cache.ENVIRONMENT} (default ~/.cache/xen-dmabuf-testbed), about 8 GB.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, (function, words) in COMMANDS.items():
-        commands.add_parser(name, help=words, description=words).set_defaults(function=function)
+        command = commands.add_parser(name, help=words, description=words)
+        command.set_defaults(function=function)
+        if name == "oe-test":
+            command.add_argument("oe_core", type=Path, help="a clone of openembedded-core")
+            command.add_argument("tests", nargs="*", help="modules, module.Class or module.Class.method (default: all)")
     arguments = parser.parse_args()
     try:
         return arguments.function(arguments)

@@ -158,6 +158,18 @@ def has_stream(screen, stream, width):
     return any(mark in row for row in screen)
 
 
+def frame_number(screen, stream, width):
+    """The number in the first label of a stream's frame on a screen; None if there is none."""
+    cell = cell_size(width)
+    mark = _label(MAGIC << STREAM_BITS | stream, 8 + STREAM_BITS, cell)
+    for row in screen:
+        start = row.find(mark)
+        if start >= 0:
+            bits = row[start + len(mark):][: 3 * cell * FRAME_BITS: 3 * cell]
+            return int("".join("1" if value > 127 else "0" for value in bits), 2)
+    return None
+
+
 def colours(screen):
     """How many different colours a screen has."""
     return len({row[i: i + 3] for row in set(screen) for i in range(0, len(row), 3)})
