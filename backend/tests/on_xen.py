@@ -285,6 +285,8 @@ def garbage_in_xenstore() -> None:
     """rings that are none and numbers that are none are refused with a reason; the next honest one connects"""
     xen = RealXen()
     frontend = Frontend(xen, (64, 48))
+    nodes = Nodes()
+    nodes.create()
     for name, value in (
         ("req-ring-ref", "-1"),
         ("evt-ring-ref", str(frontend.specs[0].req_ref)),
@@ -292,14 +294,14 @@ def garbage_in_xenstore() -> None:
         ("resolution", "99999x99999"),
         ("evt-event-channel", "9" * 400),
     ):
-        nodes = Nodes()
-        nodes.create()
+        nodes.store.remove(ERROR)
+        nodes.store.write(f"{FRONT}/state", "1")
         nodes.wait("2", 30)
         nodes.publish(frontend, {name: value})
         nodes.wait("6", 30)
         assert nodes.store.read(ERROR), (name, value)
-        nodes.remove()
-        nodes.store.close()
+    nodes.remove()
+    nodes.store.close()
     frontend.close()
     xen.close()
     with connected((64, 48)):

@@ -2,6 +2,7 @@
 """The backend dies: systemd or the supervisor starts it again, the picture is back, the DomU was not restarted."""
 
 from oeqa.runtime.xen_dmabuf.case import XenDmabufCase
+from oeqa.runtime.xen_dmabuf.crash import PHASES
 from oeqa.runtime.xen_dmabuf.dom0 import poll
 from oeqa.runtime.xen_dmabuf.domu import DomU
 
@@ -71,6 +72,21 @@ class XenDmabufBackendTest(XenDmabufCase):
         self.one.resume_pattern()
         self.one.wait_for_pattern()
         self.assert_flips(self.one)
+
+    def killed_in(self, phase):
+        """A worker that has a DomU's request is killed before it answers: the picture comes nevertheless."""
+        domu = self.domu(stream=6)
+        PHASES[phase](domu)
+        self.dom0.run(f"kill -9 {domu.stopped}")
+        domu.resume_pattern()
+        self.assert_back(domu)
+        self.assertNotEqual(domu.backend()["pid"], domu.stopped)
+
+    def test_worker_killed_during_dbuf_create(self):
+        self.killed_in("during DBUF_CREATE")
+
+    def test_worker_killed_during_dbuf_destroy(self):
+        self.killed_in("during DBUF_DESTROY")
 
     def releasing(self):
         """Pages that the backend has released and the compositor still holds."""

@@ -17,7 +17,7 @@ class XenDmabufRefusalsTest(XenDmabufCase):
         other = self.domu(stream=4)
         other.start(size="320x240")
         worker, before = other.backend()["pid"], other.flips()
-        status, output = self.dom0.try_run(f"python3 {HOSTILE}", 400)
+        status, output = self.dom0.try_run(f"python3 {HOSTILE}", 600)
         self.assertEqual(status, 0, output)
         self.assertRegex(output, r"(?m)^1\.\.\d+$")
         self.assertNotIn("not ok", output)

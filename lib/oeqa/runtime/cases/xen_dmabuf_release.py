@@ -55,7 +55,7 @@ class XenDmabufReleaseTest(XenDmabufCase):
         self.crash("while flipping", "panic")
 
     def test_shutdown_while_shown(self):
-        self.crash("shown and idle", "poweroff")
+        self.crash("shown and idle", "shutdown")
 
     def test_unbound_frontend_gives_back_and_comes_back(self):
         """The DomU lives on: its driver is unbound while it flips, and bound again."""
