@@ -94,19 +94,29 @@ class Dom0:
         """The backend's state."""
         return json.loads(self.run("xen-dmabuf-backend status --json"))
 
-    def grants(self, domid):
-        """How many grants of a domain Dom0 has mapped, by Xen's own table (debug key g)."""
+    def grant_tables(self):
+        """Xen's grant tables (debug key g), as lines."""
         text = self.run("xl dmesg -c > /dev/null; xl debug-keys g; xl dmesg")
         if "gnttab_usage_print_all" not in text:
             raise AssertionError(f"xl debug-keys g printed no grant tables:\n{text[-2000:]}")
+        return text.splitlines()
+
+    def grants(self, domid):
+        """How many grants of a domain Dom0 has mapped, by Xen's own table."""
         count, inside = 0, False
-        for line in text.splitlines():
+        for line in self.grant_tables():
             head = re.search(r"grant-table for remote d(\d+)", line)
             if head:
                 inside = int(head[1]) == domid
             elif inside and re.search(r"\[0x[0-9a-f]+\]\s+0\s", line):
                 count += 1
         return count
+
+    def maptrack_frames(self):
+        """Pages in which Xen notes what Dom0 has mapped, 256 grants in each; they are never given back."""
+        lines = self.grant_tables()
+        (own,) = [i for i, line in enumerate(lines) if re.search(r"grant-table for remote d0\b", line)]
+        return int(re.search(r"(\d+) maptrack frames", lines[own + 1])[1])
 
     def memory(self):
         """(Xen's free memory, Dom0's available memory) in MiB."""
