@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := build/venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test oe-test soak shell host-packages clean clean-cache kernel-check kernel-bench oe-check
+.PHONY: help demo test oe-test soak shell host-packages clean clean-cache kernel-check kernel-debug-test kernel-bench oe-check
 
 help:
 	@echo "make demo           the main job on the testbed, with its proofs: build/demo/report.html"
@@ -13,6 +13,7 @@ help:
 	@echo "make shell          boot the testbed and wait: SSH into Dom0 by the printed command"
 	@echo "make host-packages  install the Debian packages that the testbed needs (root)"
 	@echo "make kernel-check   apply, check and compile the kernel series; TREES=\"6.6=folder 6.18=folder\" adds kernels"
+	@echo "make kernel-debug-test  selftests, faults and proofs on Dom0's debug kernel (KASAN, lockdep ...)"
 	@echo "make kernel-bench   time the ways to map grants side by side: build/kernel-bench/bench.md"
 	@echo "make oe-check       heavy checks of the layer with OE_TREES=folder of the trees"
 	@echo "make clean          remove build/; make clean-cache removes the testbed's cache"
@@ -45,6 +46,10 @@ soak: $(VENV)/.ready
 
 kernel-check: $(VENV)/.ready
 	@$(RUN) tests/kernel_check.py check $(TREES)
+
+kernel-debug-test: $(VENV)/.ready
+	@$(RUN) -m testbed host-packages
+	@$(RUN) -m pytest -v --capture=no -m debugkernel tests/testbed/test_debug_kernel.py
 
 oe-check: $(VENV)/.ready
 	@test -n "$(OE_TREES)" || { echo "make oe-check: set OE_TREES to the folder with the trees; docs/testing.md says how to get them"; exit 2; }

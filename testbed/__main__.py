@@ -24,7 +24,8 @@ def _demo(_: argparse.Namespace) -> int:
 
 def _build(_: argparse.Namespace) -> int:
     for name, path in vars(machine.build()).items():
-        print(f"{name:8} {path}")
+        if path:
+            print(f"{name:8} {path}")
     return 0
 
 

@@ -10,7 +10,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import keys
+from . import deadline, keys
 from .deadline import wait_until
 from .errors import LostVMError, ProofError
 from .qemu import DOMU_ADDRESSES, Qemu
@@ -43,13 +43,14 @@ class Guest:
             "UserKnownHostsFile": folder / "known_hosts", "StrictHostKeyChecking": "yes",
             "ControlMaster": "auto", "ControlPersist": "yes",
             "ControlPath": self.machine.sockets / self.name,
-            "ConnectTimeout": connect_seconds, "ServerAliveInterval": "15", "ServerAliveCountMax": "8",
+            "ConnectTimeout": int(connect_seconds * deadline.slowness), "ServerAliveInterval": "15", "ServerAliveCountMax": "8",
             "BatchMode": "yes", "LogLevel": "ERROR", "Port": self.machine.ports[self.name],
         }
         return ["ssh", "-F", "none", *[f"-o{key}={value}" for key, value in options.items()], "root@127.0.0.1"]
 
     def try_run(self, command: str, timeout: float = 60, connect_seconds: int = 15) -> Result:
         """Run a shell command; never raises for its status. LostVMError if QEMU is gone."""
+        timeout *= deadline.slowness
         try:
             done = subprocess.run([*self.ssh_command(connect_seconds), command], stdin=subprocess.DEVNULL,
                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout, check=False)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import host, kernel, rootfs
+from . import host, kernel, kernel_debug, rootfs
 from .cache import say
 from .deadline import wait_until
 from .errors import LostVMError
@@ -30,6 +30,17 @@ def build() -> Images:
 def _booted(machine: Qemu) -> bool:
     machine.check_alive()
     return bool(re.search(r"Reached target.*graphical\.target", machine.serial_log.read_text(errors="replace")))
+
+
+def build_debug() -> Images:
+    """The same with the debug kernel in Dom0; DomUs keep the plain one."""
+    host.install()
+    host.require_root()
+    plain, debug = kernel.build(), kernel_debug.build()
+    return Images(xen=rootfs.xen(), kernel=debug / "Image",
+                  dom0=rootfs.build_dom0(kernel_debug.dom0_parts(debug, plain)),
+                  domu=rootfs.build_domu(plain), xen_options=kernel_debug.XEN_OPTIONS,
+                  dom0_options=kernel_debug.DOM0_OPTIONS)
 
 
 @contextlib.contextmanager

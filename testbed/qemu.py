@@ -32,12 +32,14 @@ DOMU_ADDRESSES = {"domu": "10.0.2.21", "domu2": "10.0.2.22"}
 
 @dataclass(frozen=True)
 class Images:
-    """What a machine boots: paths of the built products."""
+    """What a machine boots: paths of the built products, and what is added to the command lines."""
 
     xen: Path
     kernel: Path
     dom0: Path
     domu: Path
+    xen_options: str = ""
+    dom0_options: str = ""
 
 
 def _free_port() -> int:
@@ -78,9 +80,9 @@ class Qemu:
             "-nodefaults", "-display", "none", "-no-reboot",
             "-chardev", f"file,id=console,path={self.serial_log}", "-serial", "chardev:console",
             "-qmp", f"unix:{monitor},server=on,wait=off",
-            "-kernel", str(self.images.xen), "-append", XEN_OPTIONS,
+            "-kernel", str(self.images.xen), "-append", f"{XEN_OPTIONS} {self.images.xen_options}",
             "-device", f"guest-loader,addr={KERNEL_ADDRESS:#x},kernel={self.images.kernel},"
-                       f"bootargs={DOM0_OPTIONS}",
+                       f"bootargs={DOM0_OPTIONS} {self.images.dom0_options}",
             # Dom0 may write: into a snapshot that ends with QEMU
             "-drive", f"if=none,id=dom0,format=raw,snapshot=on,file={self.images.dom0}",
             "-device", "virtio-blk-pci,drive=dom0",

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: MIT
+"""The debug variant of the testbed's kernel: checks that cost too much for every day, and KUnit.
+
+It is Dom0's kernel for ``make kernel-debug-test`` only; DomUs boot the plain one.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from pathlib import Path
+
+from . import cache, kernel, layout, process
+
+FRAGMENT = layout.REPOSITORY / "testbed/kernel/debug.cfg"
+_WESTON_DROPIN = base64.b64encode(b"[Service]\nTimeoutStartSec=900\n").decode()
+SLOWNESS = 6
+"""How much longer everything may take than with the plain kernel."""
+DOM0_OPTIONS = ("page_owner=on page_poison=1 log_buf_len=8M "
+                # the machine's clock runs on while the host lets it wait: a stall says nothing here
+                "rcupdate.rcu_cpu_stall_suppress=1 "
+                # services take minutes to start, more than Weston's unit allows
+                "systemd.default_timeout_start_sec=900 "
+                f"systemd.set_credential_binary=systemd.unit-dropin.weston.service:{_WESTON_DROPIN}")
+XEN_OPTIONS = "gnttab_max_maptrack_frames=16"
+"""Few enough that a test can use up Xen's table of mapped grants: 256 of them a frame."""
+
+
+def kunit_symbols() -> list[str]:
+    """Configuration symbols of the KUnit tests that the series adds."""
+    text = "".join(patch.read_text(encoding="utf-8") for patch in kernel.patches())
+    return sorted(set(re.findall(r"^\+config (\w*KUNIT\w*)$", text, re.M)))
+
+
+def _compile(folder: Path) -> None:
+    tests = folder / "kunit.cfg"
+    tests.write_text("".join(f"CONFIG_{name}=y\n" for name in kunit_symbols()), encoding="utf-8")
+    kernel.compile_into(folder, (FRAGMENT, tests))
+
+
+def build() -> Path:
+    """Folder like that of :func:`testbed.kernel.build`."""
+    return cache.stage("kernel-debug", {
+        **kernel.inputs(), "debug": cache.digest([FRAGMENT, Path(__file__)])}, _compile)
+
+
+def dom0_parts(debug: Path, plain: Path) -> Path:
+    """What of the two kernels goes into Dom0's root: the debug one's modules and selftests, and the
+    plain one for DomUs."""
+    def build(folder: Path) -> None:
+        for part in (debug / "modules", debug / "selftests", plain / "Image"):
+            process.run(["cp", "-a", str(part), str(folder)], what=f"kernel {part.name}")
+
+    return cache.stage("kernel-dom0-debug", {"debug": debug.name, "plain": plain.name}, build)
+
+
+REPORTS = re.compile(
+    r"\bBUG:|\bBUG at|WARNING:|Oops|unable to handle|Internal error|refcount_t:|UBSAN:|ODEBUG:|DEBUG_LOCKS_WARN_ON"
+    r"|INFO: (possible|task|trying|rcu)|suspicious RCU usage|inconsistent lock state|(add|del) corruption|Bad page"
+    # our own: what must never happen
+    r"|has no memory any more|still uses a released dma-buf|unmapping \d+ grants of a dma-buf failed")
+
+
+def complaints(log: str) -> list[str]:
+    """First lines of reports in a kernel log. An allocation that fault injection has refused is none."""
+    return [line for line in log.splitlines() if REPORTS.search(line)]

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: MIT
+"""The series on a kernel with all checks on: not one report of any of them.
+
+``make kernel-debug-test``. Not part of ``make test``: the kernel takes longer to compile than all
+the rest, and several times longer to run.
+"""
+
+import re
+
+import pytest
+
+from testbed import deadline, kernel_debug, kernel_programs, machine, proofs
+from testbed.deadline import wait_until
+from testbed.layout import REPOSITORY
+
+pytestmark = pytest.mark.debugkernel
+FOLDER = REPOSITORY / "build" / "kernel-debug-test"
+SELFTESTS = "/usr/lib/xen-dmabuf/selftests"
+
+
+@pytest.fixture(scope="module")
+def booted():
+    """(Qemu, Dom0) with the debug kernel in Dom0, booted once; the kernel's log is kept."""
+    images = machine.build_debug()
+    deadline.slowness = kernel_debug.SLOWNESS
+    try:
+        with machine.boot(images, FOLDER) as running:
+            yield running
+            (FOLDER / "dmesg.txt").write_text(running[1].try_run("dmesg").output, encoding="utf-8")
+    finally:
+        deadline.slowness = 1
+
+
+def tap(dom0, command, timeout=300):
+    """Run a program that prints TAP; (passed, skipped), after a failure an assertion with its words."""
+    result = dom0.try_run(command, timeout)
+    totals = re.search(r"Totals: pass:(\d+) fail:(\d+) .*skip:(\d+) error:(\d+)", result.output)
+    assert totals, result.output[-3000:]
+    passed, failed, skipped, errors = map(int, totals.groups())
+    assert (failed, errors) == (0, 0), "\n".join(
+        line for line in result.output.splitlines() if "not ok" in line or line.startswith("# "))[-4000:]
+    print(f"\n{command.rsplit('/', 1)[-1]}: {passed} passed, {skipped} skipped", flush=True)
+    return passed, skipped, result.output
+
+
+class TestPlatform:
+    def test_is_dom0_with_the_checks_on(self, scene):
+        assert "control_d" in scene.dom0.run("cat /proc/xen/capabilities")
+        assert "debug" in scene.dom0.run("uname -r")
+        config = scene.dom0.run("zcat /proc/config.gz")
+        for name in ("KASAN", "PROVE_LOCKING", "DEBUG_ATOMIC_SLEEP", "DMABUF_DEBUG", "DEBUG_KMEMLEAK", "PAGE_POISONING"):
+            assert f"CONFIG_{name}=y" in config
+        log = scene.dom0.run("dmesg")
+        assert "KernelAddressSanitizer initialized" in log
+        assert "page_owner is disabled" not in log
+        scene.dom0.run("modprobe vgem; echo 8 > /proc/sys/vm/nr_hugepages")
+
+
+class TestKUnit:
+    def test_all_suites_of_the_series_hold(self, scene):
+        """They are built in and ran at boot."""
+        symbols = kernel_debug.kunit_symbols()
+        if not symbols:
+            pytest.skip("the series has no KUnit tests")
+        results = scene.dom0.run("for f in /sys/kernel/debug/kunit/*/results; do cat $f; done")
+        suites = re.findall(r"^(not ok|ok) \d+ (\S+)", results, re.M)
+        print("\nKUnit:", ", ".join(name for _, name in suites), flush=True)
+        assert len(suites) >= len(symbols), results
+        assert "not ok" not in results, results
+        assert re.search(r"^# Totals: pass:[1-9]", results, re.M), results
+
+
+class TestSelftests:
+    @pytest.mark.parametrize("name", ["gntdev_dmabuf_map", "gntdev_dmabuf_refuse"])
+    def test_every_exporter(self, scene, name):
+        passed, skipped, output = tap(scene.dom0, f"{SELFTESTS}/{name}", 400)
+        assert passed > 20
+        assert not skipped, "\n".join(line for line in output.splitlines() if "SKIP" in line)
+
+    def test_grants_of_another_domain(self, pattern_scene):
+        """2,025 pages of a DomU, the size of 1920x1080, over every exporter."""
+        domu, dom0 = pattern_scene.domu, pattern_scene.dom0
+        program = "gntdev_dmabuf_foreign"
+        binary = FOLDER / program
+        binary.write_bytes(dom0.read_file(f"{SELFTESTS}/{program}"))
+        domu.copy_to(binary, f"/run/{program}")
+        domu.run(f"chmod 755 /run/{program}; (/run/{program} grant 0 2025 > /run/refs 2>&1 &)")
+        refs = wait_until(lambda: re.search(r"^GNTDEV_MAP_REFS=(\S+)$", domu.run("cat /run/refs"), re.M), 60,
+                          "the DomU's grants")[1]
+        passed, skipped, _ = tap(
+            dom0, f"GNTDEV_MAP_DOMID={domu.domid} GNTDEV_MAP_REFS={refs} {SELFTESTS}/{program}")
+        assert (passed, skipped) == (1, 0)
+        wait_until(lambda: "all 2025 pages answered" in domu.run("cat /run/refs"), 60, "the DomU to see all answers")
+
+
+class TestProduct:
+    def test_pattern_is_exact(self, pattern_scene):
+        proofs.pattern_is_exact(pattern_scene, rounds=1)
+
+    def test_memory_is_shared(self, pattern_scene):
+        proofs.memory_is_shared(pattern_scene)
+
+    def test_grants_equal_pages(self, pattern_scene):
+        proofs.grants_equal_pages(pattern_scene)
+
+    def test_destroyed_while_flipping(self, pattern_scene):
+        proofs.crash_is_survived(pattern_scene)
+
+    def test_worker_killed_and_picture_back(self, pattern_scene):
+        domu, dom0 = pattern_scene.domu, pattern_scene.dom0
+        old = domu.backend_status()["pid"]
+        dom0.run(f"kill -9 {old}")
+
+        def flips_again():
+            result = domu.try_run("xen-dmabuf-pattern send 'flip 2'", timeout=20)
+            return result.status == 0 and '"error": 0' in result.output and domu.backend_status()["pid"] != old
+
+        wait_until(flips_again, 90, "the picture after the worker was killed")
+        proofs.pattern_is_exact(pattern_scene, rounds=1)
+
+
+class TestFaults:
+    """After the others: a check that isn't given memory switches itself off."""
+
+    @pytest.fixture
+    def faults(self, scene):
+        """The kernel's fault injection, for allocations of every kind and without its own stack dumps."""
+        scene.dom0.run(
+            "cd /sys/kernel/debug; echo N > failslab/ignore-gfp-wait; echo N > fail_page_alloc/ignore-gfp-wait; "
+            "echo N > fail_page_alloc/ignore-gfp-highmem; echo 0 > fail_page_alloc/min-order; "
+            "for f in failslab fail_page_alloc fail_usercopy; do echo 0 > $f/verbose; done")
+        return kernel_programs.install(scene.dom0, kernel_debug.build(), "gntdev_faults")
+
+    def test_every_allocation_and_every_grant(self, scene, faults):
+        grants = proofs.mapped_grants(scene.dom0, 0)
+        passed, skipped, output = tap(scene.dom0, faults, 600)
+        print("\n".join(line for line in output.splitlines() if "places" in line), flush=True)
+        assert passed >= 35
+        skips = [line for line in output.splitlines() if "SKIP" in line]
+        assert skipped == 1 and "huge pages" in skips[0], "\n".join(skips)
+        assert proofs.mapped_grants(scene.dom0, 0) == grants
+
+
+class TestAfterwards:
+    """Last in the file: looks back on all that the tests above did."""
+
+    def test_nothing_leaked(self, scene):
+        """kmemleak: what no pointer leads to any more, allocated by the code that the series touches."""
+        # The second scan reports what was young at the first.
+        text = scene.dom0.run("cd /sys/kernel/debug; echo scan > kmemleak; echo scan > kmemleak; cat kmemleak",
+                              timeout=300)
+        found = text.split("unreferenced object ")[1:]
+        print(f"\nkmemleak: {len(found)} objects, in all of the kernel", flush=True)
+        ours = [leak for leak in found if re.search(r"gnt|dma_?buf|dma_resv|udmabuf", leak)]
+        assert not ours, "unreferenced object ".join(["", *ours])
+
+    def test_kernel_has_not_complained(self, scene):
+        complaints = kernel_debug.complaints(scene.dom0.run("dmesg"))
+        assert not complaints, "\n".join(complaints)
