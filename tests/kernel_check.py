@@ -126,6 +126,7 @@ def compile_selftest(tree: Path, files: list[str]) -> list[str]:
     """Build the selftest; return warnings and errors."""
     if not any(name.startswith(SELFTEST) for name in files) or not (tree / SELFTEST).exists():
         return []
+    (tree / "usr/selftest").mkdir()
     status, output = run([*MAKE, "-s", f"INSTALL_HDR_PATH={tree}/usr", "headers_install"], tree)
     if not status:
         status, output = run([*MAKE, "-s", "-C", SELFTEST, "CC=aarch64-linux-gnu-gcc", "LDFLAGS=-static",
