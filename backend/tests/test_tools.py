@@ -12,10 +12,11 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from xen_dmabuf import child, cli, config, drm, log
+from xen_dmabuf import child, cli, config, drm, log, xenstore
 from xen_dmabuf.control import ControlServer
 from xen_dmabuf.errors import UserError
 from xen_dmabuf.query import ask
@@ -213,3 +214,20 @@ def test_installed_files_are_listed():
     there = {path.name for path in DATA.iterdir()} - {"INSTALL.toml"}
     assert sources == there
     assert all(entry["destination"].startswith("/") for entry in entries)
+
+
+@pytest.mark.parametrize("end", [None, OSError(11, "Resource temporarily unavailable")])
+def test_no_watch_is_lost_however_the_binding_says_that_none_is_left(monkeypatch, end):
+    """xen.lowlevel.xs was seen to raise EAGAIN instead of returning None."""
+    events = [("/a", "/a"), ("/b", "/b"), end]
+
+    def check_watch():
+        event = events.pop(0)
+        if isinstance(event, OSError):
+            raise event
+        return event
+
+    connection = SimpleNamespace(check_watch=check_watch)
+    binding = SimpleNamespace(Error=OSError, xs=lambda: connection)
+    monkeypatch.setattr(xenstore, "_binding", lambda: binding)
+    assert xenstore.XenStore().fired() == ["/a", "/b"]

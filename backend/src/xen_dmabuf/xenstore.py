@@ -100,10 +100,18 @@ class XenStore:
 
     def fired(self) -> list[str]:
         """The paths that changed, without blocking."""
-        paths = []
-        while (event := self._xs.check_watch()) is not None:
+        paths: list[str] = []
+        while True:
+            try:
+                event = self._xs.check_watch()
+            except self._error as error:
+                # the binding says "none left" by None, and now and then by EAGAIN
+                if error.args and error.args[0] == errno.EAGAIN:
+                    return paths
+                raise OSError(error.args[0] if error.args else errno.EIO, "XenStore") from error
+            if event is None:
+                return paths
             paths.append(str(event[0]))
-        return paths
 
     def domain_exists(self, domid: int) -> bool:
         """Whether the toolstack still has the domain's home."""
