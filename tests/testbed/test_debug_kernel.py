@@ -25,6 +25,7 @@ def booted():
     deadline.slowness = kernel_debug.SLOWNESS
     try:
         with machine.boot(images, FOLDER) as running:
+            running[1].run(f"echo '{kernel_debug.MARK}' > /dev/kmsg")
             yield running
             (FOLDER / "dmesg.txt").write_text(running[1].try_run("dmesg").output, encoding="utf-8")
     finally:
@@ -155,5 +156,7 @@ class TestAfterwards:
         assert not ours, "unreferenced object ".join(["", *ours])
 
     def test_kernel_has_not_complained(self, scene):
-        complaints = kernel_debug.complaints(scene.dom0.run("dmesg"))
+        log = scene.dom0.run("dmesg")
+        assert kernel_debug.MARK in log, "the log's beginning is lost: log_buf_len is too small"
+        complaints = kernel_debug.complaints(log)
         assert not complaints, "\n".join(complaints)

@@ -34,6 +34,13 @@ def test_what_is_no_report(line):
     assert not kernel_debug.complaints(f"[    2.0] {line}")
 
 
+def test_kunit_may_provoke_our_own_reports_at_boot():
+    ours, theirs = "xen:xen_gntdev: frame 0x1 has no memory any more", "BUG: KASAN: use-after-free in map_destroy"
+    log = "\n".join([ours, theirs, f"[   90.0] {kernel_debug.MARK}", "fine"])
+    assert kernel_debug.complaints(log) == [theirs]
+    assert kernel_debug.complaints(f"{log}\n{ours}") == [theirs, ours]
+
+
 def test_kunit_symbols_come_from_the_series(tmp_path, monkeypatch):
     patch = tmp_path / "0005.patch"
     patch.write_text("+config XEN_GNTDEV_DMABUF_KUNIT_TEST\n+\ttristate \"tests\"\n+config XEN_OTHER\n config OLD_KUNIT\n")
