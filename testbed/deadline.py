@@ -18,7 +18,7 @@ class Deadline:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds * slowness
-        self._end = time.monotonic() + seconds
+        self._end = time.monotonic() + self.seconds
 
     @property
     def remaining(self) -> float:

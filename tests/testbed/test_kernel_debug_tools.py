@@ -3,7 +3,7 @@
 
 import pytest
 
-from testbed import kernel, kernel_debug
+from testbed import deadline, kernel, kernel_debug
 
 
 @pytest.mark.parametrize("line", [
@@ -32,6 +32,11 @@ def test_report_is_found(line):
 ])
 def test_what_is_no_report(line):
     assert not kernel_debug.complaints(f"[    2.0] {line}")
+
+
+def test_slow_machine_has_more_time(monkeypatch):
+    monkeypatch.setattr(deadline, "slowness", 6)
+    assert 50 < deadline.Deadline(10).remaining <= 60
 
 
 def test_kunit_may_provoke_our_own_reports_at_boot():
