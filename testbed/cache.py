@@ -42,8 +42,8 @@ def digest(paths: Iterable[Path]) -> str:
     for path in paths:
         files = sorted(p for p in path.rglob("*") if p.is_symlink() or p.is_file()) if path.is_dir() else [path]
         for file in files:
-            if "__pycache__" in file.parts:
-                continue
+            if any(part == "__pycache__" or part.endswith(".egg-info") for part in file.parts):
+                continue  # building leaves them beside the sources
             state.update(str(file.relative_to(path.parent)).encode() + b"\0")
             if file.is_symlink():
                 state.update(b"-> " + os.readlink(file).encode())

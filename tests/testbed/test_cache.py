@@ -68,6 +68,10 @@ def test_digest_sees_content_name_and_mode(tmp_path):
     file.rename(file.with_name("b"))
     digests.add(cache.digest([file.parent]))
     assert len(digests) == 4
+    for left in ("__pycache__", "thing.egg-info"):
+        (file.parent / left).mkdir()
+        (file.parent / left / "a").write_text("left by a build")
+    assert cache.digest([file.parent]) in digests
     (tmp_path / "folder" / "link").symlink_to("/dev/null")
     linked = cache.digest([tmp_path / "folder"])
     (tmp_path / "folder" / "link").unlink()
