@@ -6,13 +6,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from oeqa.runtime.xen_dmabuf import picture
+from oeqa.runtime.xen_dmabuf.picture import CELLS, FRAME_BITS, MAGIC, cell_size
 
 from .errors import ProofError
 
-CELLS = 40
-MAGIC = 0xA5
-FRAME_BITS = 24
-STREAM_BITS = 8
 Pixels = np.ndarray
 """Pictures are arrays of shape (height, width, 3), uint8, in the order red, green, blue."""
 
@@ -27,28 +25,10 @@ class Sighting:
     frame: int
 
 
-def cell_size(width: int) -> int:
-    """Pixels per label cell for a picture of that width; as in clients/pattern/draw.c."""
-    return min(4, width // CELLS)
-
-
-def _label(stream: int, frame: int, cell: int) -> Pixels:
-    bits = MAGIC << (STREAM_BITS + FRAME_BITS) | stream << FRAME_BITS | (frame & (1 << FRAME_BITS) - 1)
-    row = np.array([255 * (bits >> (CELLS - 1 - i) & 1) for i in range(CELLS)], np.uint8)
-    return np.repeat(np.repeat(row, cell)[None, :, None], cell, axis=0).repeat(3, axis=2)
-
-
 def frame(width: int, height: int, stream: int, number: int) -> Pixels:
     """The frame that clients/pattern draws."""
-    x, y = np.meshgrid(np.arange(width), np.arange(height))
-    picture = np.stack([x * 3 + number * 5, y * 3 + number * 7, (x ^ y) + number * 11], axis=2)
-    picture = (picture & 0xFF).astype(np.uint8)
-    cell = cell_size(width)
-    if cell and height >= 2 * cell:
-        label = _label(stream, number, cell)
-        picture[:cell, : CELLS * cell] = label
-        picture[-cell:, width - CELLS * cell:] = label
-    return picture
+    octets = b"".join(picture.frame(width, height, stream, number))
+    return np.frombuffer(octets, np.uint8).reshape(height, width, 3)
 
 
 def _magic_positions(screen: Pixels, cell: int) -> list[tuple[int, int]]:

@@ -3,7 +3,7 @@
  * Known frames for tests: every pixel is a function of its position and the frame number, and the
  * stream and frame numbers are written into the picture as black and white cells, so that a
  * screenshot tells by itself which frame it shows. The reading
- * sides are testbed/pattern.py and lib/oeqa/runtime/xen_dmabuf/picture.py.
+ * side is lib/oeqa/runtime/xen_dmabuf/picture.py.
  */
 #ifndef XEN_DMABUF_PATTERN_H
 #define XEN_DMABUF_PATTERN_H
