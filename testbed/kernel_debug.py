@@ -41,7 +41,7 @@ def _compile(folder: Path) -> None:
 def build() -> Path:
     """Folder like that of :func:`testbed.kernel.build`."""
     return cache.stage("kernel-debug", {
-        **kernel.inputs(), "debug": cache.digest([FRAGMENT, Path(__file__)])}, _compile)
+        **kernel.inputs(), "debug": cache.digest([FRAGMENT]), "kunit": " ".join(kunit_symbols())}, _compile)
 
 
 def dom0_parts(debug: Path, plain: Path) -> Path:
