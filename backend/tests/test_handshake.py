@@ -244,6 +244,35 @@ def test_init_wait_comes_before_the_frontend_or_the_worker_do_anything(monkeypat
     asyncio.run(run())
 
 
+def test_worker_of_a_domain_that_went_while_it_was_started_is_ended(monkeypatch):
+    started = asyncio.Event()
+
+    async def start(child, *_):
+        child.running = False
+        await started.wait()
+        child.running = True
+
+    async def stop(child):
+        child.stopped = child.running  # as the real one: what isn't started yet can't be stopped
+
+    monkeypatch.setattr(FakeChild, "start", start)
+    monkeypatch.setattr(FakeChild, "stop", stop)
+
+    async def run():
+        store = FakeStore()
+        async with running(store):
+            toolstack_creates(store)
+            await until(lambda: FakeChild.made and states(store)[0] == "2", "InitWait", 1)
+            for path in [path for path in store.nodes if path.startswith(("/local/domain/3", BACK))]:
+                del store.nodes[path]
+            store._changed(BACK)
+            await until(lambda: not store.queue, "the watch", 1)
+            started.set()
+            await until(lambda: FakeChild.made[0].stopped, "the end of the worker", 1)
+
+    asyncio.run(run())
+
+
 def test_connects_and_hands_over_what_the_frontend_published():
     async def run():
         store = FakeStore()

@@ -212,6 +212,9 @@ class Supervisor:
             log.error("worker can't be started", extra=fields(domain=domain.name, reason=error))
             self._restart_later(domain)
             return
+        if self._domains.get(domain.domid) is not domain:
+            await child.stop()  # the domain went while its worker was started: nobody else ends it
+            return
         log.info(
             "worker started", extra=fields(domain=domain.name, domid=domain.domid, pid=child.pid)
         )
