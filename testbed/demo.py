@@ -23,7 +23,7 @@ def _prove(report: Report, claim: str, proof: Callable[[], str]) -> bool:
     started = time.monotonic()
     try:
         seen, held = proof(), True
-    except (ProofError, TimeoutError) as error:
+    except (ProofError, TimeoutError, AssertionError) as error:
         seen, held = str(error), False
     report.proofs.append(Proof(claim, held, seen, round(time.monotonic() - started, 1)))
     print(f"   {'yes' if held else 'NO '}  {seen}", flush=True)

@@ -138,3 +138,23 @@ class Dom0(Guest):
     def status(self) -> dict:
         """The backend's own state."""
         return json.loads(self.run("xen-dmabuf-backend status --json"))
+
+
+class Target:
+    """Dom0 as an oeqa target (oeqa.core.target.ssh): the methods that the image tests use."""
+
+    def __init__(self, dom0: Dom0) -> None:
+        self._dom0 = dom0
+
+    def run(self, command: str, timeout: float = 60) -> tuple[int, str]:
+        """(status, output without the line end)."""
+        result = self._dom0.try_run(command, timeout)
+        return result.status, result.output.rstrip()
+
+    def copyTo(self, source: str, destination: str) -> None:  # noqa: N802 (oeqa's name)
+        """Copy a file to Dom0."""
+        self._dom0.copy_to(Path(source), destination)
+
+    def copyFrom(self, source: str, destination: str) -> None:  # noqa: N802
+        """Copy a file from Dom0."""
+        Path(destination).write_bytes(self._dom0.read_file(source))

@@ -44,10 +44,10 @@ def build_debug() -> Images:
 
 
 @contextlib.contextmanager
-def boot(images: Images, folder: Path, screen: tuple[int, int] = (1280, 800)) -> Iterator[tuple[Qemu, Dom0]]:
+def boot(images: Images, folder: Path) -> Iterator[tuple[Qemu, Dom0]]:
     """Boot to a Dom0 whose Weston and backend run; everything ends with the context."""
     require_qemu()
-    with Qemu(images, folder, screen=screen) as machine:
+    with Qemu(images, folder) as machine:
         say("booting Xen and Dom0")
         dom0 = Dom0(machine)
         # The console tells for nothing; each attempt of SSH costs a booting guest a second.

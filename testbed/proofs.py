@@ -151,11 +151,6 @@ def grants_equal_pages(scene: Scene) -> str:
     return f"{pages} pages in buffers; grants that Dom0 has mapped: {shown} while shown, {rest} (rings) after release"
 
 
-def xen_free_mib(dom0: Dom0) -> int:
-    """Xen's free memory."""
-    return int(dom0.run("xl info free_memory"))
-
-
 def wait_until_gone(scene: Scene, domid: int) -> None:
     """Wait until neither Xen (no zombie) nor the backend has a destroyed domain any more."""
     scene.domu.forget()

@@ -14,6 +14,7 @@ import pytest
 from testbed import machine
 from testbed.display import DomU
 from testbed.errors import LostVMError
+from testbed.guest import Target
 from testbed.layout import REPOSITORY
 from testbed.proofs import Scene
 
@@ -27,26 +28,6 @@ def booted():
     """(Qemu, Dom0), booted once."""
     with machine.boot(machine.build(), FOLDER) as running:
         yield running
-
-
-class Target:
-    """Dom0 as an oeqa target (oeqa.core.target.ssh): the methods that the cases use."""
-
-    def __init__(self, dom0):
-        self._dom0 = dom0
-
-    def run(self, command, timeout=60):
-        """(status, output without the line end)."""
-        result = self._dom0.try_run(command, timeout)
-        return result.status, result.output.rstrip()
-
-    def copyTo(self, source, destination):  # noqa: N802 (oeqa's name)
-        """Copy a file to Dom0."""
-        self._dom0.copy_to(Path(source), destination)
-
-    def copyFrom(self, source, destination):  # noqa: N802
-        """Copy a file from Dom0."""
-        Path(destination).write_bytes(self._dom0.read_file(source))
 
 
 @pytest.fixture(scope="session")

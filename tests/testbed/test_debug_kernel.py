@@ -61,8 +61,7 @@ class TestKUnit:
     def test_all_suites_of_the_series_hold(self, scene):
         """They are built in and ran at boot."""
         symbols = kernel_debug.kunit_symbols()
-        if not symbols:
-            pytest.skip("the series has no KUnit tests")
+        assert symbols, "the series has no KUnit tests"
         results = scene.dom0.run("for f in /sys/kernel/debug/kunit/*/results; do cat $f; done")
         suites = re.findall(r"^(not ok|ok) \d+ (\S+)", results, re.M)
         print("\nKUnit:", ", ".join(name for _, name in suites), flush=True)
