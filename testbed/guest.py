@@ -96,7 +96,7 @@ class Guest:
         every six seconds: short attempts find the guest sooner, and cost it less than ssh's own."""
         self.machine.check_alive()
         with contextlib.suppress(OSError), socket.create_connection(
-                ("127.0.0.1", self.machine.ports[self.name]), GREETING_SECONDS) as connection:
+                ("127.0.0.1", self.machine.ports[self.name]), GREETING_SECONDS * deadline.slowness) as connection:
             return connection.recv(4) == b"SSH-"
         return False
 
