@@ -89,6 +89,7 @@ class FakeChild:
         self.made.append(self)
 
     async def start(self, name, config, spare):
+        self.config = config
         asyncio.get_running_loop().call_soon(self.on_message, {"event": "ready"})
 
     def send(self, **message):
@@ -106,7 +107,7 @@ class FakeSpare:
     """No process is started ahead."""
 
     def __init__(self, config):
-        pass
+        self.config = config
 
     async def fill(self):
         pass
@@ -200,9 +201,9 @@ def edges(monkeypatch):
 
 
 @contextlib.asynccontextmanager
-async def running(store: FakeStore):
+async def running(store: FakeStore, load=Config):
     """A supervisor whose watches are pumped as the event loop would."""
-    supervisor = Supervisor(Config(), store)
+    supervisor = Supervisor(load(), store, load)
     store.watch(vdispl_module.BACKENDS)
     supervisor.rescan()
 

@@ -16,7 +16,7 @@ import socket
 import sys
 from collections.abc import Callable
 
-from .config import Config, to_plain
+from .config import Config, Worker, to_plain
 from .errors import UserError
 from .log import fields
 
@@ -82,11 +82,13 @@ async def _spawn(config: Config) -> tuple[asyncio.subprocess.Process, socket.soc
 class Spare:
     """One worker process started ahead: a DomU that boots need not wait for Python, too.
 
-    The process has no domain and opens nothing until a Child takes it. Asyncio thread only.
+    The process has no domain and opens nothing until a Child takes it. ``config`` may be replaced.
+    Asyncio thread only.
     """
 
     def __init__(self, config: Config) -> None:
-        self._config = config
+        self.config = config
+        self._account: Worker | None = None
         self._ready: tuple[asyncio.subprocess.Process, socket.socket] | None = None
         self._closed = False
         self._lock = asyncio.Lock()
@@ -98,7 +100,8 @@ class Spare:
                 return
             self._drop()
             try:
-                self._ready = await _spawn(self._config)
+                self._account = self.config.worker
+                self._ready = await _spawn(self.config)
             except (OSError, UserError) as error:
                 log.warning("no spare worker", extra=fields(reason=error))
 
@@ -106,11 +109,11 @@ class Spare:
         """The spare if it lives, else a new process. OSError, UserError as Child.start()."""
         async with self._lock:
             taken, self._ready = self._ready, None
-        if taken and taken[0].returncode is None:
+        if taken and taken[0].returncode is None and self._account == self.config.worker:
             return taken
         if taken:
             taken[1].close()
-        return await _spawn(self._config)
+        return await _spawn(self.config)
 
     async def close(self) -> None:
         """End the spare; no new one is started."""

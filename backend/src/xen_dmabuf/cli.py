@@ -14,10 +14,15 @@ import sys
 
 from . import __version__
 from . import log as logs
-from .config import DEFAULT_PATH, load
 from .errors import UserError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .config import Config
+
 log = logging.getLogger("xen_dmabuf")
+
+DEFAULT_PATH = "/etc/xen-dmabuf/backend.toml"
 
 _DESCRIPTION = """\
 Shows DomUs' displays (Xen's para-virtual display, frontend drm_xen_front) in Dom0's Wayland
@@ -33,18 +38,28 @@ in the DomU's xl configuration:
   vdispl = [ "backend=Domain-0,be-alloc=0,connectors=id0:1920x1080" ]"""
 
 
+def _configuration(options: argparse.Namespace) -> Config:
+    # imported late: `status --socket` does without, and would take half as long again
+    from .config import load
+
+    return load(options.config or DEFAULT_PATH, must_exist=bool(options.config))
+
+
 def _run(options: argparse.Namespace) -> int:
     import asyncio
 
     from .supervisor import Supervisor
     from .xenstore import XenStore
 
-    config = load(options.config or DEFAULT_PATH, must_exist=bool(options.config))
-    logs.setup(options.log_level or config.log_level)
+    def load() -> Config:
+        config = _configuration(options)
+        logs.setup(options.log_level or config.log_level)
+        return config
 
     async def serve() -> None:
-        await Supervisor(config, XenStore()).run()
+        await Supervisor(config, XenStore(), load).run()
 
+    config = load()
     asyncio.run(serve())
     return 0
 
@@ -53,8 +68,7 @@ def _status(options: argparse.Namespace) -> int:
     from .query import ask
     from .report import status_lines
 
-    config = load(options.config or DEFAULT_PATH, must_exist=bool(options.config))
-    answer = ask(options.socket or config.control_socket, "status")
+    answer = ask(options.socket or _configuration(options).control_socket, "status")
     if options.json:
         print(json.dumps(answer, indent=2))
     else:
@@ -65,8 +79,7 @@ def _status(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     from .check import run_checks
 
-    config = load(options.config or DEFAULT_PATH, must_exist=bool(options.config))
-    return run_checks(config)
+    return run_checks(_configuration(options))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from .errors import UserError
 
-DEFAULT_PATH = "/etc/xen-dmabuf/backend.toml"
 STRATEGIES = ("map", "export", "copy")
 ALLOCATORS = ("gbm", "dumb")
 SCALES = ("down", "fit")

@@ -14,6 +14,8 @@ import os
 import re
 import signal
 import socket
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from .child import Child, Spare
@@ -65,8 +67,10 @@ class Domain:
 class Supervisor:
     """Everything happens in the asyncio thread of run()."""
 
-    def __init__(self, config: Config, store: XenStore) -> None:
+    def __init__(self, config: Config, store: XenStore, load: Callable[[], Config]) -> None:
+        """``load`` reads the configuration again, for reload(); UserError says what is wrong with it."""
         self._config = config
+        self._load = load
         self._store = store
         self._domains: dict[int, Domain] = {}
         self._spare = Spare(config)
@@ -77,10 +81,14 @@ class Supervisor:
         self._tasks: set[asyncio.Task] = set()
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT; then release every device and say Closed."""
+        """Serve until SIGTERM or SIGINT; then release every device and say Closed.
+
+        SIGHUP: reload().
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
         async with ControlServer(self._config.control_socket, self.status):
             loop.add_reader(self._store.fileno(), self.on_watch)
             self._store.watch(BACKENDS)
@@ -104,6 +112,22 @@ class Supervisor:
         for domain in self._domains.values():
             for device in domain.devices.values():
                 device.stopped()
+
+    def reload(self) -> None:
+        """Read the configuration again; it holds for every worker that starts from now on.
+
+        Running workers keep theirs: no picture is interrupted. A configuration with an error is
+        logged and changes nothing. Tells systemd as Type=notify-reload wants it (sd_notify(3)).
+        """
+        notify_systemd(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            self._config = self._load()
+        except UserError as error:
+            log.error("configuration not changed", extra=fields(reason=error))
+        else:
+            self._spare.config = self._config
+            log.info("configuration read again: it holds for workers that start from now on")
+        notify_systemd("READY=1")
 
     # -- watches
 
@@ -160,7 +184,7 @@ class Supervisor:
                 domid,
                 number,
                 domain.name,
-                self._config,
+                lambda: self._config.quota_for(domain.name),
                 domain.ready_child,
                 lambda: self.touch(domid, number),
             )

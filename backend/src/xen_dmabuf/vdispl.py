@@ -11,7 +11,7 @@ from dataclasses import asdict
 
 from . import displif
 from .child import Child
-from .config import Config
+from .config import Quota
 from .errors import RequestError
 from .handshake import Action, Link, State, View, decide
 from .log import RateLimit, fields
@@ -28,7 +28,8 @@ _CONNECT_WINDOW = 10.0
 class VDispl:
     """Drives one backend node. step() acts on what changed; never raises for what a DomU wrote.
 
-    ``child`` returns the domain's worker if it is ready, else None. All in the asyncio thread.
+    ``quota`` returns what the domain may have now, ``child`` its worker if it is ready, else None.
+    All in the asyncio thread.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class VDispl:
         domid: int,
         number: int,
         name: str,
-        config: Config,
+        quota: Callable[[], Quota],
         child: Callable[[], Child | None],
         again: Callable[[], None],
     ) -> None:
@@ -54,7 +55,7 @@ class VDispl:
         self.domain_gone = False
         self.forgotten = False
         self._store = store
-        self._config = config
+        self._quota = quota
         self._child = child
         self._again = again
         self._loop = asyncio.get_running_loop()
@@ -152,8 +153,7 @@ class VDispl:
             return False
         self._connects.append(now)
         try:
-            quota = self._config.quota_for(self.name)
-            specs = read_connectors(self._store, self.frontend, quota)
+            specs = read_connectors(self._store, self.frontend, self._quota())
         except RequestError as error:
             self.fail(str(error))
             return True

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: MIT
+"""SIGHUP: the configuration is read again, pictures stay. Edges are faked as in test_handshake.py."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+from test_handshake import (  # noqa: F401 (edges is a fixture)
+    BACK,
+    FakeChild,
+    FakeStore,
+    connect,
+    edges,
+    running,
+    states,
+    toolstack_creates,
+)
+from waiting import until
+
+from xen_dmabuf import child
+from xen_dmabuf.config import parse
+
+SHIPPED = ""
+CHANGED = '[quota.default]\nconnectors = 1\n[gpu.default]\nstrategies = ["copy"]\n'
+
+
+class File:
+    """A configuration file that somebody edits."""
+
+    def __init__(self) -> None:
+        self.text = SHIPPED
+
+    def load(self):
+        return parse(self.text)
+
+
+def test_running_workers_keep_their_configuration_and_new_ones_get_the_new_one():
+    async def run():
+        store, file = FakeStore(), File()
+        async with running(store, file.load) as supervisor:
+            toolstack_creates(store)
+            await connect(store)
+            (first,) = FakeChild.made
+            file.text = CHANGED
+            supervisor.reload()
+            assert states(store) == ("4", "4")
+            assert not first.stopped and FakeChild.made == [first]
+            first.on_exit(-9)
+            await until(lambda: len(FakeChild.made) == 2, "another worker")
+            await until(lambda: hasattr(FakeChild.made[1], "config"), "its start")
+            assert first.config.gpu_for("").strategies == ("map", "export", "copy")
+            assert FakeChild.made[1].config.gpu_for("").strategies == ("copy",)
+
+    asyncio.run(run())
+
+
+def test_a_new_quota_holds_from_the_next_connection():
+    async def run():
+        store, file = FakeStore(), File()
+        async with running(store, file.load) as supervisor:
+            toolstack_creates(store)
+            file.text = CHANGED
+            supervisor.reload()
+            with pytest.raises(AssertionError):
+                await connect(store)
+            assert store.read(f"{BACK}/state") != "4"
+
+    asyncio.run(run())
+
+
+def test_a_wrong_configuration_changes_nothing_and_is_logged(caplog):
+    async def run():
+        store, file = FakeStore(), File()
+        async with running(store, file.load) as supervisor:
+            before = supervisor._config
+            file.text = 'strategy = "map"'
+            supervisor.reload()
+            assert supervisor._config is before
+
+    asyncio.run(run())
+    assert "configuration not changed" in caplog.text
+
+
+def test_systemd_is_told_as_notify_reload_wants_it(tmp_path, monkeypatch):
+    address = str(tmp_path / "notify")
+    monkeypatch.setenv("NOTIFY_SOCKET", address)
+
+    async def run(server):
+        async with running(FakeStore()) as supervisor:
+            supervisor.reload()
+        return [server.recv(200).decode() for _ in range(2)]
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
+        server.bind(address)
+        server.settimeout(5)
+        reloading, ready = asyncio.run(run(server))
+    assert reloading.startswith("RELOADING=1\nMONOTONIC_USEC=")
+    assert ready == "READY=1"
+
+
+def test_a_spare_of_another_account_is_not_handed_out(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(child.__file__).parents[1]))
+    monkeypatch.setattr(child, "_account", lambda config: {})  # nobody has to exist here
+
+    async def run():
+        spare = child.Spare(parse(SHIPPED))
+        await spare.fill()
+        waiting = spare._ready[0]
+        spare.config = parse('[worker]\nuser = "another"')
+        taken, ours = await spare.take()
+        assert taken.pid != waiting.pid
+        ours.close()
+        assert [await waiting.wait(), await taken.wait()] == [0, 0]
+        await spare.close()
+
+    asyncio.run(asyncio.wait_for(run(), 60))
