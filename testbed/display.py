@@ -41,10 +41,6 @@ class DomU(Guest):
         self._create(_kernel_line(self.name, PATTERN_INIT, pattern), {})
         self._wait_for_pattern()
 
-    def boot_pattern(self) -> None:
-        """Create the domain as start_pattern() does, but show nothing before resume_pattern()."""
-        self._create(_kernel_line(self.name, PATTERN_INIT, "pattern_stopped=1"), {})
-
     def _wait_for_pattern(self) -> None:
         wait_until(lambda: self.try_run("xen-dmabuf-pattern send state").status == 0, 120,
                    f"{self.name}: the pattern program")
@@ -52,6 +48,11 @@ class DomU(Guest):
     def boot(self, **overrides: str) -> None:
         """Create the domain with systemd but without its Weston, and wait until it answers."""
         self._create(_kernel_line(self.name, "systemd.unit=multi-user.target"), overrides)
+
+    def run_pattern(self, options: str) -> None:
+        """Start the test pattern in a domain that boot() has made and wait until it answers."""
+        self.run(f"systemd-run --quiet --collect xen-dmabuf-pattern run {options}")
+        self._wait_for_pattern()
 
     def start_weston(self) -> None:
         """Start Weston in a domain that boot() has made, and wait until it is ready."""

@@ -10,13 +10,16 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from oeqa.runtime.xen_dmabuf.dom0 import STATUS
+
 from . import deadline, keys
 from .deadline import wait_until
 from .errors import LostVMError, ProofError
 from .qemu import DOMU_ADDRESSES, Qemu
 
 SSH_FAILED = 255
-GREETING_SECONDS = 2.5
+GREETING_SECONDS = (0.5, 2.5)
+"""How long a greeting of SSH is waited for: at the first attempt, and at most."""
 
 
 @dataclass(frozen=True)
@@ -86,17 +89,26 @@ class Guest:
 
     def wait_for_ssh(self, seconds: float) -> None:
         """Wait until SSH answers; LostVMError if it never does."""
+        patience = GREETING_SECONDS[0]
+
+        def answers() -> bool:
+            nonlocal patience
+            if self._greets(patience):
+                return self.try_run("true").status == 0
+            patience = min(patience * 1.2, GREETING_SECONDS[1])
+            return False
+
         try:
-            wait_until(lambda: self._greets() and self.try_run("true").status == 0, seconds, f"SSH of {self.name}")
+            wait_until(answers, seconds, f"SSH of {self.name}")
         except TimeoutError as error:
             raise LostVMError(f"{error}\n{self.machine.serial_tail()}") from error
 
-    def _greets(self) -> bool:
-        """Whether an SSH server answers. QEMU accepts for a guest that is not up yet and then asks it
-        every six seconds: short attempts find the guest sooner, and cost it less than ssh's own."""
+    def _greets(self, seconds: float) -> bool:
+        """Whether an SSH server answers in time. QEMU accepts for a guest that is not up yet and then asks
+        it every six seconds: short attempts find the guest sooner, and cost it less than ssh's own."""
         self.machine.check_alive()
         with contextlib.suppress(OSError), socket.create_connection(
-                ("127.0.0.1", self.machine.ports[self.name]), GREETING_SECONDS * deadline.slowness) as connection:
+                ("127.0.0.1", self.machine.ports[self.name]), seconds * deadline.slowness) as connection:
             return connection.recv(4) == b"SSH-"
         return False
 
@@ -137,7 +149,7 @@ class Dom0(Guest):
 
     def status(self) -> dict:
         """The backend's own state."""
-        return json.loads(self.run("xen-dmabuf-backend status --json"))
+        return json.loads(self.run(STATUS))
 
 
 class Target:

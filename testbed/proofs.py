@@ -117,7 +117,7 @@ def memory_is_shared(scene: Scene) -> str:
             f"worker {status['pid']}, {POKED_BACK:06x} written there was read in the DomU; no flip in between")
 
 
-def nothing_is_copied(scene: Scene, flips: int = 20) -> str:
+def nothing_is_copied(scene: Scene, flips: int = 10) -> str:
     """(c) The backend reads and writes no pixel: its own counter, and the kernel's view of its process."""
     pid = scene.domu.backend_status()["pid"]
     before = json.loads(scene.dom0.run(f"python3 {PROBE} footprint {pid}"))
@@ -137,7 +137,10 @@ def nothing_is_copied(scene: Scene, flips: int = 20) -> str:
 
 
 def grants_equal_pages(scene: Scene) -> str:
-    """(e) In Xen's grant table Dom0 holds exactly the buffers' pages while shown, and none after release."""
+    """(e) In Xen's grant table Dom0 holds exactly the buffers' pages while shown, and none after release.
+
+    The pattern program is stopped then.
+    """
     scene.domu.screens("hold")
     screens = scene.domu.screens()
     pages = sum(-(-s["pitch"] * s["height"] // PAGE) * s["buffers"] for s in screens)
@@ -145,7 +148,6 @@ def grants_equal_pages(scene: Scene) -> str:
     scene.domu.stop_pattern()
     wait_until(lambda: not scene.domu.buffers(), RELEASE_SECONDS, "the release of all display buffers")
     rest = mapped_grants(scene.dom0, scene.domu.domid)
-    scene.domu.resume_pattern()
     if shown - rest != pages:
         raise ProofError(f"Xen: {shown} grants mapped while shown, {rest} after release; the buffers have {pages} pages")
     return f"{pages} pages in buffers; grants that Dom0 has mapped: {shown} while shown, {rest} (rings) after release"
@@ -163,10 +165,9 @@ def wait_until_gone(scene: Scene, domid: int) -> None:
 
 
 def crash_is_survived(scene: Scene) -> str:
-    """The DomU is destroyed while it flips: no zombie, no grant, no buffer, no window is left."""
+    """A DomU that flips is destroyed: no zombie, no grant, no buffer, no window is left."""
     restarts = scene.dom0.run("systemctl show -P NRestarts xen-dmabuf-backend weston")
     domid = scene.domu.domid
-    scene.domu.screens("run")
     _wait_for_flips(scene.domu)
     scene.dom0.run(f"xl destroy {domid}", timeout=60)
     wait_until_gone(scene, domid)
@@ -182,8 +183,11 @@ def crash_is_survived(scene: Scene) -> str:
 
 
 def _wait_for_flips(domu: DomU) -> None:
-    first = domu.screens()[0]["flips"]
-    wait_until(lambda: domu.screens()[0]["flips"] > first + 2, 60, f"{domu.name} flipping")
+    def shown() -> int:
+        return sum(c["flips_shown"] for device in domu.backend_status()["devices"] for c in device["connectors"])
+
+    first = shown()
+    wait_until(lambda: shown() > first, 60, f"{domu.name} flipping")
 
 
 def has_window(scene: Scene, name: str) -> bool:
@@ -196,7 +200,8 @@ def weston_is_exact(scene: Scene) -> str:
     """The DomU's own Weston: it moves, and, held still, Dom0's window equals its framebuffer."""
     def drawn_something() -> bool:
         pixels = screenshot(scene.machine, scene.folder / "weston-moving-1.png")
-        return len(np.unique(pixels.reshape(-1, 3), axis=0)) > COLOURS_OF_A_CLIENT
+        some = pixels[::4, ::4].reshape(-1, 3)  # sorting all of them takes longer than a frame does
+        return len(np.unique(some, axis=0)) > COLOURS_OF_A_CLIENT
 
     wait_until(drawn_something, 60, "a client of the DomU's Weston on the screen")
     first = scene.shot("weston-moving-1", "DomU's Weston on Dom0's screen")

@@ -279,9 +279,10 @@ class Supervisor:
 
     def _restart_later(self, domain: Domain) -> None:
         loop = asyncio.get_running_loop()
-        lived = loop.time() - domain.started
-        domain.delay = _FIRST_DELAY if lived > _LIVED_LONG else min(domain.delay * 2, _LAST_DELAY)
+        if loop.time() - domain.started > _LIVED_LONG:
+            domain.delay = _FIRST_DELAY
         loop.call_later(domain.delay, self._restart, domain)
+        domain.delay = min(domain.delay * 2, _LAST_DELAY)
 
     def _restart(self, domain: Domain) -> None:
         if self._domains.get(domain.domid) is domain and not self._ended:

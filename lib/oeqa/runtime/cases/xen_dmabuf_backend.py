@@ -3,7 +3,7 @@
 
 from oeqa.runtime.xen_dmabuf.case import XenDmabufCase
 from oeqa.runtime.xen_dmabuf.crash import PHASES
-from oeqa.runtime.xen_dmabuf.dom0 import poll
+from oeqa.runtime.xen_dmabuf.dom0 import STATUS, poll
 from oeqa.runtime.xen_dmabuf.domu import DomU
 
 
@@ -30,7 +30,7 @@ class XenDmabufBackendTest(XenDmabufCase):
     def new_worker(self, old):
         """Wait for another worker and its picture; nothing of the old one may be left."""
         def other():
-            status, output = self.dom0.try_run("xen-dmabuf-backend status --json")
+            status, output = self.dom0.try_run(STATUS)
             return status == 0 and self.one.backend() and self.one.backend()["pid"] not in (0, old), output
 
         poll(lambda: other()[0], 120, f"another worker than {old}")
