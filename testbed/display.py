@@ -38,16 +38,16 @@ class DomU(Guest):
     def start_pattern(self, options: str = "") -> None:
         """Create the domain with the test pattern and wait until it answers."""
         pattern = f"pattern={options.replace(' ', ',')}" if options else ""
-        self._create(_kernel_line(self.name, PATTERN_INIT, pattern), {})
+        self._create(_kernel_line(self.name, PATTERN_INIT, pattern))
         self._wait_for_pattern()
 
     def _wait_for_pattern(self) -> None:
         wait_until(lambda: self.try_run("xen-dmabuf-pattern send state").status == 0, 120,
                    f"{self.name}: the pattern program")
 
-    def boot(self, **overrides: str) -> None:
+    def boot(self) -> None:
         """Create the domain with systemd but without its Weston, and wait until it answers."""
-        self._create(_kernel_line(self.name, "systemd.unit=multi-user.target"), overrides)
+        self._create(_kernel_line(self.name, "systemd.unit=multi-user.target"))
 
     def run_pattern(self, options: str) -> None:
         """Start the test pattern in a domain that boot() has made and wait until it answers."""
@@ -58,9 +58,9 @@ class DomU(Guest):
         """Start Weston in a domain that boot() has made, and wait until it is ready."""
         self.run("systemctl start weston", timeout=240)
 
-    def _create(self, line: str, overrides: dict[str, str]) -> None:
+    def _create(self, line: str) -> None:
         self.forget()
-        self.domid = self.dom0.create(self.name, extra=f'"{line}"', **overrides)
+        self.domid = self.dom0.create(self.name, extra=f'"{line}"')
         self.wait_for_ssh(240)
 
     def send(self, command: str, timeout: float = 60) -> dict:

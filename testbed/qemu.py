@@ -26,7 +26,7 @@ DOM0_OPTIONS = ("console=hvc0 root=/dev/vda rw clk_ignore_unused panic=-1 oops=p
                 "xen_blkback.feature_persistent=0")
 KERNEL_ADDRESS = 0x49000000
 SERIAL_TAIL = 25
-DOMU_ADDRESSES = {"domu": "10.0.2.21", "domu2": "10.0.2.22"}
+DOMU_ADDRESSES = {"domu": "10.0.2.21"}
 """Addresses that the testbed gives to DomUs, by name; QEMU forwards a port to each one's SSH."""
 
 

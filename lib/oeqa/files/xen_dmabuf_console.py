@@ -2,16 +2,17 @@
 # SPDX-License-Identifier: MIT
 """Runs a shell command in a DomU whose Xen console holds a root shell; in Dom0, as root.
 
-  xen_dmabuf_console.py DOMID SECONDS COMMAND    print its output, end with its status
-  xen_dmabuf_console.py DOMID SECONDS            wait until the shell answers
+  xen_dmabuf_console.py TTY SECONDS COMMAND           print its output, end with its status
+  xen_dmabuf_console.py --boot TTY SECONDS COMMAND    wait until the shell answers, then the same
 
-No network, no key, no agent in the DomU is needed. Exit status 125: no answer in time, or no console.
+TTY is the pseudo terminal that xenconsoled keeps for the domain: /local/domain/DOMID/console/tty in
+XenStore. No network, no key, no agent in the DomU is needed. Exit status 125: no answer in time, or
+no console. Few imports: it is started for every single command.
 """
 
 import os
 import re
 import select
-import subprocess
 import sys
 import termios
 import time
@@ -21,13 +22,9 @@ NO_ANSWER = 125
 ASK_AGAIN = 1.0
 
 
-def open_console(domid: int) -> int:
-    """The pseudo terminal that xenconsoled keeps for a domain's first console."""
-    node = f"/local/domain/{domid}/console/tty"
-    done = subprocess.run(["xenstore-read", node], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise OSError(f"{node}: {done.stderr.strip()}")
-    fd = os.open(done.stdout.strip(), os.O_RDWR | os.O_NOCTTY)
+def open_console(path: str) -> int:
+    """The terminal, raw."""
+    fd = os.open(path, os.O_RDWR | os.O_NOCTTY)
     tty.setraw(fd)
     return fd
 
@@ -49,29 +46,29 @@ def converse(fd: int, command: str, seconds: float) -> tuple[int, str] | None:
     return None
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     """Command line."""
-    if len(sys.argv) not in (3, 4):
+    boot = arguments[:1] == ["--boot"]
+    if len(arguments) != 3 + boot:
         print(__doc__, file=sys.stderr)
         return 2
-    end = time.monotonic() + float(sys.argv[2])
+    path, seconds, command = arguments[boot:]
+    end = time.monotonic() + float(seconds)
     try:
-        fd = open_console(int(sys.argv[1]))
-        if len(sys.argv) == 4:
-            got = converse(fd, sys.argv[3], end - time.monotonic())
-        else:
-            # what is written before the shell reads is lost
-            while not (got := converse(fd, "true", ASK_AGAIN)) and time.monotonic() < end:
-                pass
+        fd = open_console(path)
+        # what is written before the shell reads is lost
+        while boot and not converse(fd, "true", ASK_AGAIN) and time.monotonic() < end:
+            pass
+        got = converse(fd, command, end - time.monotonic())
     except OSError as error:
-        print(f"console of domain {sys.argv[1]}: {error}", file=sys.stderr)
+        print(f'console "{path}": {error}', file=sys.stderr)
         return NO_ANSWER
     if got is None:
-        print(f"console of domain {sys.argv[1]}: no answer in {sys.argv[2]} s", file=sys.stderr)
+        print(f'console "{path}": no answer in {seconds} s', file=sys.stderr)
         return NO_ANSWER
     print(got[1], end="" if got[1].endswith("\n") or not got[1] else "\n")
     return got[0]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -6,6 +6,8 @@ from oeqa.runtime.xen_dmabuf.crash import PHASES
 from oeqa.runtime.xen_dmabuf.dom0 import STATUS, poll
 from oeqa.runtime.xen_dmabuf.domu import DomU
 
+SERVICE = "xen-dmabuf-backend"
+
 
 class XenDmabufBackendTest(XenDmabufCase):
     """One DomU for all cases; it is never restarted."""
@@ -73,11 +75,12 @@ class XenDmabufBackendTest(XenDmabufCase):
         self.one.wait_for_pattern()
         self.assert_flips(self.one)
 
-    def killed_in(self, phase):
-        """A worker that has a DomU's request is killed before it answers: the picture comes nevertheless."""
+    def killed_in(self, phase, victim=None):
+        """A worker has a DomU's request and is killed before it answers, or ``victim`` (a unit's main
+        process) is: the picture comes nevertheless."""
         domu = self.domu(stream=6)
         PHASES[phase](domu)
-        self.dom0.run(f"kill -9 {domu.stopped}")
+        self.dom0.run(f"kill -9 {self.dom0.main_pid(victim) if victim else domu.stopped}")
         domu.resume_pattern()
         self.assert_back(domu)
         self.assertNotEqual(domu.backend()["pid"], domu.stopped)
@@ -88,19 +91,37 @@ class XenDmabufBackendTest(XenDmabufCase):
     def test_worker_killed_during_dbuf_destroy(self):
         self.killed_in("during DBUF_DESTROY")
 
+    def test_supervisor_killed_during_dbuf_create(self):
+        self.killed_in("during DBUF_CREATE", SERVICE)
+
+    def test_supervisor_killed_during_dbuf_destroy(self):
+        self.killed_in("during DBUF_DESTROY", SERVICE)
+
     def releasing(self):
         """Pages that the backend has released and the compositor still holds."""
         return sum(device["releasing_pages"] for device in self.one.backend()["devices"])
 
-    def test_supervisor_killed(self):
+    def test_supervisor_killed_while_shown_and_idle(self):
+        self.one.screens("hold")
+        self.kill(self.dom0.main_pid(SERVICE))
+
+    def test_supervisor_killed_while_flipping(self):
         self.one.screens("run")
-        self.kill(self.dom0.main_pid("xen-dmabuf-backend"))
+        self.kill(self.dom0.main_pid(SERVICE))
 
     def test_service_restarted(self):
         self.one.screens("run")
         old = self.one.backend()["pid"]
-        self.dom0.run("systemctl restart xen-dmabuf-backend", 60)
+        self.dom0.run(f"systemctl restart {SERVICE}", 60)
         self.new_worker(old)
+
+    def test_service_reloaded(self):
+        """The configuration is read again, and no picture notices."""
+        self.one.screens("run")
+        worker, before = self.one.backend()["pid"], self.one.flips()
+        self.dom0.run(f"systemctl reload {SERVICE}", 60)
+        poll(lambda: self.one.flips() > before, 60, "flips after the reload")
+        self.assertEqual(self.one.backend()["pid"], worker, "the worker was replaced")
 
     def test_weston_killed(self):
         """The compositor dies: the worker waits for the next one and shows the same buffers there."""

@@ -40,7 +40,7 @@ class XenDmabufReleaseTest(XenDmabufCase):
         self.crash("before connect", "destroy")
 
     def test_destroyed_during_dbuf_create(self):
-        self.crash("during DBUF_CREATE", "destroy")
+        self.crash("during DBUF_CREATE", "destroy, its worker stuck")
 
     def test_destroyed_while_flipping(self):
         self.crash("while flipping", "destroy")

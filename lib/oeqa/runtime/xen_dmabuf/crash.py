@@ -31,8 +31,8 @@ def _during_create(domu):
 
 def _flipping(domu):
     domu.start()
-    domu.screens("run")
     first = domu.flips()
+    domu.screens("run")
     poll(lambda: domu.flips() > first + 2, 60, f"{domu.name} flipping")
 
 
@@ -57,12 +57,22 @@ PHASES = {
 
 
 def _go_on(domu):
-    pid = getattr(domu, "stopped", 0)
-    if pid:
-        domu.dom0.run(f"kill -CONT {pid}")
+    if domu.stopped:
+        domu.dom0.run(f"kill -CONT {domu.stopped}")
 
 
 def _destroy(domu):
+    if not domu.stopped:
+        domu.dom0.run(f"xl destroy {domu.domid}", 60)
+        return
+    # the toolstack gives a backend 10 s: its worker goes on as soon as it has been asked
+    node = f"/local/domain/0/backend/vdispl/{domu.domid}/0/state"
+    domu.dom0.run(f"xl destroy {domu.domid} & while [ \"$(xenstore-read {node})\" = 4 ]; do :; done; "
+                  f"kill -CONT {domu.stopped}; wait $!", 60)
+
+
+def _destroy_stuck(domu):
+    """The worker goes on only when the domain is dead: until then it is a zombie."""
     domu.dom0.run(f"xl destroy {domu.domid}", 60)
     _go_on(domu)
 
@@ -80,4 +90,4 @@ def _shutdown(domu):
     _go_on(domu)
 
 
-WAYS = {"destroy": _destroy, "panic": _panic, "shutdown": _shutdown}
+WAYS = {"destroy": _destroy, "destroy, its worker stuck": _destroy_stuck, "panic": _panic, "shutdown": _shutdown}

@@ -59,17 +59,19 @@ class Dom0:
         for name in _PROGRAMS:
             self.target.copyTo(os.path.join(_FILES, name), f"{TOOLS}/{name}")
         arguments = self.run("systemctl show -P ExecStart weston.service")
-        command = re.search(r"argv\[\]=(.*?) ;", arguments)[1].replace(" --debug", "")
-        text = f"[Service]\nExecStart=\nExecStart={command} --debug\n"
-        self.run(f"mkdir -p {os.path.dirname(_DROP_IN)}; printf %s {shlex.quote(text)} > {_DROP_IN}; "
-                 "systemctl daemon-reload")
+        command = re.search(r"argv\[\]=(.*?) ;", arguments)[1]
+        if "--debug" not in command:
+            text = f"[Service]\nExecStart=\nExecStart={command} --debug\n"
+            self.run(f"mkdir -p {os.path.dirname(_DROP_IN)}; printf %s {shlex.quote(text)} > {_DROP_IN}; "
+                     "systemctl daemon-reload")
         if "--debug" not in self.weston_command():
             self.run("systemctl restart weston", 120)
             self.wait_for_services()
 
     def clean_up(self):
-        """Remove what prepare() installed; the running Weston keeps its argument until it is restarted."""
-        self.run(f"rm -rf {TOOLS} {_DROP_IN}; systemctl daemon-reload")
+        """Remove what prepare() installed. systemd forgets Weston's argument with its next daemon-reload,
+        which takes seconds and would be undone by the next module's prepare()."""
+        self.run(f"rm -rf {TOOLS} {_DROP_IN}")
 
     def weston_command(self):
         """The running Weston's command line."""

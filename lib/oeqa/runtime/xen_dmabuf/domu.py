@@ -10,18 +10,26 @@ from .dom0 import PAGE, TOOLS, poll
 CONFIGURATION = "/etc/xen/domu.cfg"
 PATTERN = "init=/usr/lib/xen-dmabuf/pattern-init"
 SYSTEMD = "systemd.debug_shell=hvc0 systemd.mask=serial-getty@hvc0.service"
+CONSOLE = f"python3 -IS {TOOLS}/xen_dmabuf_console.py"
+ANSWERS = "until xen-dmabuf-pattern send state > /dev/null 2>&1; do :; done"
 BOOT_SECONDS = 180
 RELEASE_SECONDS = 60
 
 
 class DomU:
-    """``stream`` is the number that its frames carry. Not running before create()."""
+    """``stream`` is the number that its frames carry. Not running before create().
+
+    ``stopped`` is its worker's process number where a test has stopped it (SIGSTOP), else 0.
+    """
 
     def __init__(self, dom0, name, stream):
         self.dom0 = dom0
         self.name = name
         self.stream = stream
         self.domid = 0
+        self.stopped = 0
+        self._disks = ""
+        self._tty = ""
 
     # -- life
 
@@ -42,27 +50,31 @@ class DomU:
             "vdispl": f'["backend=Domain-0,be-alloc=0,connectors={connectors}"]',
             "extra": f'"console=hvc0 root=/dev/xvda ro panic=-1 quiet {line} {pattern}"', **overrides}
         words = " ".join(shlex.quote(f"{key}={value}") for key, value in values.items())
-        self.dom0.run(f"xl create {'-p ' if paused else ''}{CONFIGURATION} {words}", 120)
-        self.domid = int(self.dom0.run(f"xl domid {self.name}"))
+        output = self.dom0.run(
+            f"xl create {'-p ' if paused else ''}{CONFIGURATION} {words} && domid=$(xl domid {self.name}) && "
+            "echo created $domid $(xenstore-read /local/domain/$domid/console/tty)", 120)
+        domid, self._tty = re.search(r"^created (\d+) (\S+)$", output, re.M).groups()
+        self.domid = int(domid)
 
     def _disk(self):
         """The configuration's disk, to read only: several domains may have it then."""
-        text = self.dom0.run(f"cat {CONFIGURATION}")
-        return "['" + re.search(r"^disk *= *\['([^',]+,xvda),", text, re.M)[1] + ",r']"
+        if not self._disks:
+            text = self.dom0.run(f"cat {CONFIGURATION}")
+            self._disks = "['" + re.search(r"^disk *= *\['([^',]+,xvda),", text, re.M)[1] + ",r']"
+        return self._disks
 
     def start(self, **arguments):
         """create() and wait for the pattern program."""
         self.create(**arguments)
-        self.wait_for_shell()
-        self.wait_for_pattern()
+        self.wait_for_shell(ANSWERS)
 
-    def wait_for_shell(self):
-        """Wait until the shell on the console answers."""
-        self.dom0.run(f"python3 {TOOLS}/xen_dmabuf_console.py {self.domid} {BOOT_SECONDS}", BOOT_SECONDS + 30)
+    def wait_for_shell(self, command="true"):
+        """Wait until the shell on the console answers, and run a command there."""
+        self.dom0.run(f"{CONSOLE} --boot {self._tty} {BOOT_SECONDS} {shlex.quote(command)}", BOOT_SECONDS + 30)
 
     def wait_for_pattern(self):
         """Wait until the pattern program answers."""
-        self.run("until xen-dmabuf-pattern send state > /dev/null 2>&1; do :; done", 90)
+        self.run(ANSWERS, 90)
 
     def destroy(self):
         """`xl destroy` if it is there."""
@@ -70,8 +82,7 @@ class DomU:
 
     def try_run(self, command, seconds=30):
         """(status, output) of a shell command in the DomU."""
-        return self.dom0.try_run(
-            f"python3 {TOOLS}/xen_dmabuf_console.py {self.domid} {seconds} {shlex.quote(command)}", seconds + 30)
+        return self.dom0.try_run(f"{CONSOLE} {self._tty} {seconds} {shlex.quote(command)}", seconds + 30)
 
     def run(self, command, seconds=30):
         """The output of a shell command in the DomU that must succeed."""
