@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := build/venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test oe-test soak shell host-packages clean clean-cache kernel-check kernel-debug-test kernel-bench oe-check
+.PHONY: help demo test oe-test soak shell host-packages clean clean-cache kernel-check kernel-loops kernel-debug-test kernel-bench oe-check
 
 help:
 	@echo "make demo           the main job on the testbed, with its proofs: build/demo/report.html"
@@ -13,6 +13,7 @@ help:
 	@echo "make shell          boot the testbed and wait: SSH into Dom0 by the printed command"
 	@echo "make host-packages  install the Debian packages that the testbed needs (root)"
 	@echo "make kernel-check   apply, check and compile the kernel series; TREES=\"6.6=folder 6.18=folder\" adds kernels"
+	@echo "make kernel-loops   map and release N times (default 10000) on every exporter, count what is left"
 	@echo "make kernel-debug-test  selftests, faults and proofs on Dom0's debug kernel (KASAN, lockdep ...)"
 	@echo "make kernel-bench   time the ways to map grants side by side: build/kernel-bench/bench.md"
 	@echo "make oe-check       heavy checks of the layer with OE_TREES=folder of the trees"
@@ -43,6 +44,9 @@ oe-test: $(VENV)/.ready
 soak: $(VENV)/.ready
 	@XEN_DMABUF_SOAK_CYCLES=$(or $(N),20) XEN_DMABUF_SOAK_SEED=$(SEED) \
 	 $(RUN) -m pytest -s --junitxml=build/test/soak.xml tests/testbed/test_image.py -k Soak
+
+kernel-loops: $(VENV)/.ready
+	@XEN_DMABUF_MAP_LOOPS=$(or $(N),10000) $(RUN) -m pytest -s tests/testbed/test_image.py -k "selftest or loops or complained"
 
 kernel-check: $(VENV)/.ready
 	@$(RUN) tests/kernel_check.py check $(TREES)
