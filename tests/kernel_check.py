@@ -136,12 +136,15 @@ def compile_selftest(tree: Path, files: list[str]) -> list[str]:
 
 
 def configure(tree: Path, config: str) -> None:
-    """A small configuration with everything that the series touches; and what compiling needs."""
+    """A small configuration with everything that the series touches; and what compiling needs.
+
+    TestbedError: the tree can't be configured, for instance since it isn't complete.
+    """
     (tree / "check.config").write_text(config)
     for step in (["KCONFIG_ALLCONFIG=check.config", "allnoconfig"], ["-j2", "prepare"]):
         status, output = run([*MAKE, *step], tree)
         if status:
-            sys.exit(f"kernel_check: make {step[-1]} failed in a copy of the tree:\n{output[-2000:]}")
+            raise TestbedError(f"make {step[-1]} failed in a copy of the tree:\n{output[-2000:]}")
 
 
 def has_sparse(tree: Path) -> bool:
@@ -209,7 +212,11 @@ def check_one(series: str, tree: Path | None, options: argparse.Namespace) -> st
             return f"SKIP {series}: {error}"
         label = f"{series} on {version(copy)} ({origin})"
         print(f"---- {label}", flush=True)
-        problems = check(series, copy, options)
+        try:
+            problems = check(series, copy, options)
+        except TestbedError as error:
+            print(error, flush=True)
+            return f"FAIL {label}: {str(error).splitlines()[0]}"
     return f"{'FAIL' if problems else 'ok  '} {label}: {len(patches_of(series))} patches, {problems} problem(s)"
 
 
