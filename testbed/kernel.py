@@ -63,11 +63,11 @@ def make(tree: Path, *targets: str, log: Path | None = None) -> None:
         env={"CCACHE_DIR": str(cache.root() / "ccache"), "CCACHE_MAXSIZE": "3G",
              "CCACHE_BASEDIR": str(tree), "CCACHE_NOHASHDIR": "1",
              # take the include files from the compiler's own list: no second run of the preprocessor
-             **({} if "CCACHE_NODEPEND" in os.environ else {"CCACHE_DEPEND": "1"})})
+             "CCACHE_DEPEND": "1"})
 
 
-def unpack(folder: Path) -> Path:
-    """Debian's kernel source with the series applied."""
+def unpack(folder: Path, more: tuple[Path, ...] = ()) -> Path:
+    """Debian's kernel source with the series and more patches applied."""
     archive = Archive()
     archive.update()
     archive.unpack([SOURCE_PACKAGE], folder / "source")
@@ -75,7 +75,7 @@ def unpack(folder: Path) -> Path:
     process.run(["tar", "-C", str(folder), "-xf", str(tarball)], what="kernel source")
     shutil.rmtree(folder / "source")
     tree = next(folder.glob("linux-source-*"))
-    for patch in patches():
+    for patch in [*patches(), *more]:
         process.run(["patch", "-p1", "--forward", "--fuzz=0", "-i", str(patch)], cwd=tree,
                     what=f"kernel patch {patch.name}",
                     remedy=f"rebase it onto {archive.version(SOURCE_PACKAGE)}")
@@ -94,9 +94,9 @@ def configure(tree: Path, extra: tuple[Path, ...] = ()) -> None:
     check_config(tree / ".config", wanted)
 
 
-def compile_into(folder: Path, extra: tuple[Path, ...] = ()) -> None:
-    """Image, config, modules/, selftests/ and include/ of a kernel with additional fragments."""
-    tree = unpack(folder)
+def compile_into(folder: Path, extra: tuple[Path, ...] = (), more: tuple[Path, ...] = ()) -> None:
+    """Image, config, modules/, selftests/ and include/ of a kernel with additional fragments and patches."""
+    tree = unpack(folder, more)
     configure(tree, extra)
     cache.say("kernel: compiling about 1,900 files (10 minutes on 2 cores when nothing is cached)")
     make(tree, "Image", "modules", log=folder / "build.log")

@@ -43,7 +43,7 @@ def scene(booted):
     """A scene without any DomU; what a test leaves running is destroyed."""
     qemu, dom0 = booted
     domu = DomU(qemu, dom0)
-    yield Scene(qemu, dom0, domu, FOLDER)
+    yield Scene(qemu, dom0, domu, qemu.folder)
     for domain in dom0.domains():
         dom0.try_run(f"xl destroy {domain['domid']}")
     domu.forget()

@@ -159,3 +159,5 @@ class TestAfterwards:
         assert kernel_debug.MARK in log, "the log's beginning is lost: log_buf_len is too small"
         complaints = kernel_debug.complaints(log)
         assert not complaints, "\n".join(complaints)
+        # it switches itself off with its first report, or when it has too little memory
+        assert re.search(r"debug_locks: +1$", scene.dom0.run("cat /proc/lockdep_stats"), re.M), "lockdep is off"
