@@ -27,17 +27,17 @@ class XenDmabufBackendTest(XenDmabufCase):
         """kill -9; then: another worker, the picture, and not one grant more than it needs."""
         old = self.one.backend()["pid"]
         self.dom0.run(f"kill -9 {pid}")
-        self.new_worker(old)
+        self.new_worker(self.one, old)
 
-    def new_worker(self, old):
+    def new_worker(self, domu, old):
         """Wait for another worker and its picture; nothing of the old one may be left."""
         def other():
-            status, output = self.dom0.try_run(STATUS)
-            return status == 0 and self.one.backend() and self.one.backend()["pid"] not in (0, old), output
+            status, _ = self.dom0.try_run(STATUS)  # the service may be starting
+            return status == 0 and domu.backend() and domu.backend()["pid"] not in (0, old)
 
-        poll(lambda: other()[0], 120, f"another worker than {old}")
-        self.assert_back(self.one)
-        poll(lambda: self.dom0.grants(self.one.domid) - self.one.pages() < 16, 60,
+        poll(other, 120, f"{domu.name}: another worker than {old}")
+        self.assert_back(domu)
+        poll(lambda: self.dom0.grants(domu.domid) - domu.pages() < 16, 60,
              "grants of the dead worker given back (what is left: rings and the disk)")
 
     def test_worker_killed_while_shown_and_idle(self):
@@ -56,7 +56,7 @@ class XenDmabufBackendTest(XenDmabufCase):
         self.dom0.run(f"kill -STOP {weston}")
         self.addCleanup(self.dom0.try_run, f"kill -CONT {weston}")
         self.dom0.run(f"kill -9 {old}; kill -CONT {weston}")
-        self.new_worker(old)
+        self.new_worker(self.one, old)
 
     def test_pages_that_the_compositor_still_holds_stay_accounted(self):
         """A stopped Weston keeps the buffers: their pages stay granted and counted until it lets go."""
@@ -82,8 +82,7 @@ class XenDmabufBackendTest(XenDmabufCase):
         PHASES[phase](domu)
         self.dom0.run(f"kill -9 {self.dom0.main_pid(victim) if victim else domu.stopped}")
         domu.resume_pattern()
-        self.assert_back(domu)
-        self.assertNotEqual(domu.backend()["pid"], domu.stopped)
+        self.new_worker(domu, domu.stopped)
 
     def test_worker_killed_during_dbuf_create(self):
         self.killed_in("during DBUF_CREATE")
@@ -113,7 +112,7 @@ class XenDmabufBackendTest(XenDmabufCase):
         self.one.screens("run")
         old = self.one.backend()["pid"]
         self.dom0.run(f"systemctl restart {SERVICE}", 60)
-        self.new_worker(old)
+        self.new_worker(self.one, old)
 
     def test_service_reloaded(self):
         """The configuration is read again, and no picture notices."""
