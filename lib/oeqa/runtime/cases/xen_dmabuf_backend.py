@@ -78,6 +78,8 @@ class XenDmabufBackendTest(XenDmabufCase):
     def killed_in(self, phase, victim=None):
         """A worker has a DomU's request and is killed before it answers, or ``victim`` (a unit's main
         process) is: the picture comes nevertheless."""
+        self.one.stop_pattern()  # where both windows come back, either may be above
+        self.addCleanup(self.one.resume_pattern)
         domu = self.domu(stream=6)
         PHASES[phase](domu)
         self.dom0.run(f"kill -9 {self.dom0.main_pid(victim) if victim else domu.stopped}")

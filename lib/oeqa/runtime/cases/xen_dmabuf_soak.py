@@ -9,7 +9,7 @@ from oeqa.runtime.xen_dmabuf.case import XenDmabufCase
 from oeqa.runtime.xen_dmabuf.crash import PHASES, WAYS
 
 CYCLES = 20
-# A DomU's two buffers need three; each of Dom0's CPUs may find its own list of free entries empty once.
+# Each DomU's two buffers need three; each of Dom0's CPUs may find its own list of free entries empty once.
 MAPTRACK_SLACK = 10
 QUICK_WAYS = ("destroy", "panic", "shutdown")
 # Here a domain has no shell yet, or one that waits for its worker: it can only be destroyed.
@@ -21,32 +21,44 @@ class XenDmabufSoakTest(XenDmabufCase):
         """A number from the environment or the test data."""
         return int(os.environ.get(name) or (self.td or {}).get(name) or default)
 
-    def first_domu(self):
-        """A DomU that is not counted: for the first one after a boot Weston and Dom0's balloon grow once, by 30 MiB."""
-        domu = self.domu(stream=19)
-        PHASES["while flipping"](domu)
-        WAYS["destroy"](domu)
-        domu.wait_until_gone()
+    def first_pair(self):
+        """Two that are not counted: for the first ones after a boot Weston and Dom0's balloon grow once, by 30 MiB."""
+        domus = [self.domu(f"xen-dmabuf-{number}", 18 + number) for number in (0, 1)]
+        for domu in domus:
+            PHASES["while flipping"](domu)
+        for domu in domus:
+            WAYS["destroy"](domu)
+        self.wait_until_gone(*domus)
+
+    def begin(self, cycle, chance):
+        """One DomU, into a random phase; returns it, its random way to end, and both in words."""
+        phase = chance.choice(list(PHASES))
+        way = "destroy" if phase in DESTROYED_ONLY else chance.choice(QUICK_WAYS)
+        domu = self.domu(f"xen-dmabuf-{cycle % 2}", cycle % 200 + 20)
+        PHASES[phase](domu)
+        return domu, WAYS[way], f"{way} {phase}"
 
     def test_crashes_in_random_order(self):
+        """Two at a time, so that one ends beside another that is in any phase, even with a stuck worker."""
         cycles = self.setting("XEN_DMABUF_SOAK_CYCLES", CYCLES)
         seed = self.setting("XEN_DMABUF_SOAK_SEED", random.randrange(1 << 32))
         chance = random.Random(seed)
-        self.first_domu()
+        self.first_pair()
         memory, frames = self.dom0.memory(), self.dom0.maptrack_frames()
         worst = 0.0
-        for cycle in range(1, cycles + 1):
-            phase = chance.choice(list(PHASES))
-            way = "destroy" if phase in DESTROYED_ONLY else chance.choice(QUICK_WAYS)
-            where = f"soak: cycle {cycle} of {cycles}, seed {seed}: {way} {phase}"
-            domu = self.domu(stream=cycle % 200 + 20)
+        for cycle in range(1, cycles + 1, 2):
+            pair = range(cycle, min(cycle + 2, cycles + 1))
+            where = f"soak: cycles {pair[0]} to {pair[-1]} of {cycles}, seed {seed}"
             try:
-                PHASES[phase](domu)
-                WAYS[way](domu)
+                ends = [self.begin(number, chance) for number in pair]
+                where += ": " + ", ".join(words for _, _, words in ends)
+                for domu, way, _ in ends:
+                    way(domu)
                 ended = time.monotonic()
-                domu.wait_until_gone()
+                domus = [domu for domu, _, _ in ends]
+                self.wait_until_gone(*domus)
                 worst = max(worst, time.monotonic() - ended)
-                self.assert_nothing_left(domu, memory)
+                self.assert_nothing_left(memory, *domus)
             except AssertionError as error:
                 raise AssertionError(f"{where}: {error}") from error
             print(f"{where}: released, worst {worst:.1f} s", flush=True)

@@ -128,7 +128,7 @@ class XenDmabufZeroCopyTest(XenDmabufCase):
         finally:
             self.one.screens("hold")
         other.destroy()
-        other.wait_until_gone()
+        self.wait_until_gone(other)
         self.assert_flips(self.one)
 
     def test_weston_of_the_domu(self):

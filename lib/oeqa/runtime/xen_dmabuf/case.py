@@ -11,6 +11,7 @@ from .domu import DomU
 XEN_SLACK_MIB = 4
 DOM0_SLACK_MIB = 24
 SHOWN_SECONDS = 20
+RELEASE_SECONDS = 60
 
 
 class XenDmabufCase(OERuntimeTestCase):
@@ -55,12 +56,24 @@ class XenDmabufCase(OERuntimeTestCase):
         domu.wait_for_pattern()
         self.assert_flips(domu)
 
-    def assert_nothing_left(self, domu, memory):
-        """What must hold after a domain's end: ``memory`` is what Dom0.memory() was before it began."""
-        domu.wait_until_gone()
-        self.assertEqual(self.dom0.grants(domu.domid), 0, f"grants of dead domain {domu.domid} in Xen's table")
-        poll(lambda: not picture.has_stream(self.dom0.screenshot(), domu.stream, 640), SHOWN_SECONDS,
-             f"the window of dead domain {domu.domid} to vanish")
+    def wait_until_gone(self, *domus):
+        """Wait until neither Xen nor the backend has them."""
+        domids = {domu.domid for domu in domus}
+        poll(lambda: not domids & set(self.dom0.domains())
+             and not domids & {entry["domid"] for entry in self.dom0.status()["domains"]}, RELEASE_SECONDS,
+             f"domains {sorted(domids)} to vanish from xl list and from the backend's status")
+
+    def assert_nothing_left(self, memory, *domus):
+        """What must hold after domains' end: ``memory`` is what Dom0.memory() was before they began."""
+        self.wait_until_gone(*domus)
+        for domu in domus:
+            self.assertEqual(self.dom0.grants(domu.domid), 0, f"grants of dead domain {domu.domid} in Xen's table")
+
+        def no_window():
+            screen = self.dom0.screenshot()
+            return not any(picture.has_stream(screen, domu.stream, 640) for domu in domus)
+
+        poll(no_window, SHOWN_SECONDS, f"the windows of dead domains {[domu.domid for domu in domus]} to vanish")
         poll(lambda: self._memory_is_back(memory), 30,
              f"memory back: before (Xen, Dom0) {memory} MiB, slack {XEN_SLACK_MIB}, {DOM0_SLACK_MIB}")
 

@@ -5,7 +5,7 @@ import json
 import re
 import shlex
 
-from .dom0 import PAGE, TOOLS, poll
+from .dom0 import PAGE, TOOLS
 
 CONFIGURATION = "/etc/xen/domu.cfg"
 PATTERN = "init=/usr/lib/xen-dmabuf/pattern-init"
@@ -13,7 +13,6 @@ SYSTEMD = "systemd.debug_shell=hvc0 systemd.mask=serial-getty@hvc0.service"
 CONSOLE = f"python3 -IS {TOOLS}/xen_dmabuf_console.py"
 ANSWERS = "until xen-dmabuf-pattern send state > /dev/null 2>&1; do :; done"
 BOOT_SECONDS = 180
-RELEASE_SECONDS = 60
 
 
 class DomU:
@@ -129,8 +128,3 @@ class DomU:
     def pages(self):
         """Pages of its framebuffers, by its own account."""
         return sum(-(-s["pitch"] * s["height"] // PAGE) * s["buffers"] for s in self.screens())
-
-    def wait_until_gone(self):
-        """Wait until neither Xen nor the backend has it."""
-        poll(lambda: self.domid not in self.dom0.domains() and self.backend() is None, RELEASE_SECONDS,
-             f"{self.name} (domain {self.domid}) to vanish from xl list and from the backend's status")
