@@ -26,7 +26,10 @@ DOM0_PACKAGES = [
     "python3", "python3-pywayland", "python3-cffi-backend", "libatomic1",
     "libgl1-mesa-dri", "libegl1", "libgles2", "libgbm1", "libegl-mesa0", "drm-info", "wayland-utils",
 ]
-DOMU_PACKAGES = ["libdrm2"]
+DOMU_PACKAGES = [
+    "libdrm2",
+    "python3", "xen-utils-4.20",  # the hostile frontend (backend/tests/on_xen.py) and Xen's binding of XenStore
+]
 PYWAYLAND = "pywayland==0.4.18"
 """PyPI's wheel of the version that trixie packages; Debian's package has the core protocol only."""
 PROTOCOLS = ("linux_dmabuf_v1", "xdg_shell", "presentation_time", "viewporter")
@@ -58,7 +61,7 @@ def _emulated(root: Path, program: str) -> list[str]:
 
 
 def _byte_compile(root: Path) -> None:
-    """Dom0's Python compiles its library once here: under emulation it would do so at every start."""
+    """A guest's Python has its library compiled here: under emulation it would do so at every start."""
     if not (root / "usr/bin/python3").exists():
         return
     process.run(
@@ -134,6 +137,20 @@ def _backend(root: Path) -> None:
          "-s", str(root), str(target / "xen_dmabuf"), str(target / "pywayland/protocol")], what="Python byte code")
 
 
+def _hostile_frontend(root: Path) -> None:
+    """The backend's tests where xen-dmabuf-backend-ptest has them: on_xen.py runs in Dom0 and in a DomU."""
+    shutil.copytree(layout.BACKEND / "tests", root / layout.PTEST / "tests",
+                    ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def _backend_library(root: Path) -> None:
+    """What those tests import in a DomU: the backend's modules, without its program, units and Wayland."""
+    target = root / DIST_PACKAGES / "xen_dmabuf"
+    shutil.copytree(layout.BACKEND / "src/xen_dmabuf", target, ignore=shutil.ignore_patterns("__pycache__"))
+    process.run([*_emulated(root, "python3"), "-m", "compileall", "-q", "-s", str(root), str(target)],
+                what="Python byte code")
+
+
 def _python_bindings(root: Path) -> None:
     """Wayland protocol modules that Debian's pywayland lacks, and the path of Xen's own bindings."""
     work = root.parent / "wheel"
@@ -192,8 +209,7 @@ def build_dom0(kernel: Path) -> Path:
         (root / layout.IMAGES).mkdir(parents=True)
         shutil.copy(kernel / "Image", root / layout.IMAGES / "domu-kernel")
         (root / layout.IMAGES / "domu.ext4").symlink_to("/dev/vdb")
-        shutil.copytree(layout.BACKEND / "tests", root / layout.PTEST / "tests",
-                        ignore=shutil.ignore_patterns("__pycache__"))
+        _hostile_frontend(root)
         _python_bindings(root)
         _backend(root)
         _weston(root, "dom0.ini", ("dom0.conf", "force-renderer.conf"))
@@ -218,7 +234,8 @@ def build_domu(kernel: Path) -> Path:
     packages = _bootstrap("domu", BASE_PACKAGES + DOMU_PACKAGES)
     inputs = {
         "packages": packages.name, "kernel": kernel.name, "keys": keys.fingerprint(),
-        "files": cache.digest([layout.FILES / "common", layout.FILES / "domu", layout.WESTON, layout.PATTERN]),
+        "files": cache.digest([layout.FILES / "common", layout.FILES / "domu", layout.WESTON, layout.PATTERN,
+                               layout.BACKEND / "src", layout.BACKEND / "tests"]),
         "recipe": cache.digest([Path(__file__), Path(guest_programs.__file__)]),
     }
 
@@ -229,6 +246,8 @@ def build_domu(kernel: Path) -> Path:
         guest_programs.build_pattern(folder, root / "usr/bin/xen-dmabuf-pattern")
         (root / "usr/lib/xen-dmabuf").mkdir()
         shutil.copy(layout.PATTERN / "pattern-init", root / "usr/lib/xen-dmabuf/pattern-init")
+        _hostile_frontend(root)
+        _backend_library(root)
         _weston(root, "domu.ini", ("domu.conf",))
         _users(root)
         _ssh(root)

@@ -133,7 +133,8 @@ def python_sources(recipe):
 def test_python_recipe_depends_on_what_it_imports(recipe, release, trees):
     """OpenEmbedded splits Python's standard library into packages."""
     text = next(LAYER.rglob(f"{recipe}_*.bb")).read_text()
-    listed = assignment(text, "RDEPENDS:${PN}").split()
+    names = ("RDEPENDS:${PN}", "RDEPENDS:${PN}-modules")
+    listed = " ".join(assignment(text, name) or "" for name in names).split()
     python = trees / release / "openembedded-core/meta/recipes-devtools/python/python3"
     text = (python / "python3-manifest.json").read_text()
     manifest = json.loads(re.sub(r"(?m)^#.*$", "", text))

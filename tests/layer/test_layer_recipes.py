@@ -69,6 +69,18 @@ def test_backend_recipe_installs_what_install_toml_lists():
     assert installed == listed
 
 
+def test_hostile_package_has_what_its_program_imports():
+    text = assignment(recipe_of("xen-dmabuf-backend").read_text(), "FILES:${PN}-hostile")
+    tests = ROOT / "backend/tests"
+    packed = {path for item in text.split() for path in tests.glob(Path(item).name)}
+    assert tests / "on_xen.py" in packed
+    own = {path.stem for path in tests.glob("*.py")}
+    imported = {
+        name for path in packed for name in re.findall(r"(?m)^(?:from|import) (\w+)", path.read_text())
+    }
+    assert imported & own <= {path.stem for path in packed}
+
+
 def test_backend_recipe_has_the_package_version():
     project = tomllib.loads((ROOT / "backend/pyproject.toml").read_text())["project"]
     assert recipe_of("xen-dmabuf-backend").stem == f"xen-dmabuf-backend_{project['version']}"

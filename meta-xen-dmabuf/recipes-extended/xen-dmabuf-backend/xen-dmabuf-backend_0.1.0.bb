@@ -37,13 +37,26 @@ do_install_ptest() {
     cp -r ${S}/tests ${D}${PTEST_PATH}/
 }
 
+# A DomU that is to attack the backend has the program and the modules that it imports, not the service.
+PACKAGES =+ "${PN}-hostile ${PN}-modules"
+FILES:${PN}-hostile += "\
+    ${PTEST_PATH}/tests/frontend.py \
+    ${PTEST_PATH}/tests/on_xen*.py \
+    ${PTEST_PATH}/tests/real_xen.py \
+    ${PTEST_PATH}/tests/waiting.py \
+"
+FILES:${PN}-modules += "${PYTHON_SITEPACKAGES_DIR}"
 FILES:${PN} += "${systemd_system_unitdir} ${nonarch_libdir}/sysusers.d ${nonarch_base_libdir}/udev"
 CONFFILES:${PN} = "${sysconfdir}/xen-dmabuf/backend.toml"
 
 # libatomic and libgbm are loaded by name, so no shared-library scan finds them.
 RDEPENDS:${PN} += "\
+    ${PN}-modules \
     libatomic \
     libgbm \
+    python3-pywayland \
+"
+RDEPENDS:${PN}-modules += "\
     python3-asyncio \
     python3-core \
     python3-ctypes \
@@ -52,7 +65,8 @@ RDEPENDS:${PN} += "\
     python3-json \
     python3-logging \
     python3-mmap \
-    python3-pywayland \
     python3-tomllib \
+    xen-tools-python \
 "
-RDEPENDS:${PN}-ptest += "python3-hypothesis python3-pytest python3-unittest-automake-output"
+RDEPENDS:${PN}-hostile += "${PN}-modules"
+RDEPENDS:${PN}-ptest += "${PN}-hostile python3-hypothesis python3-pytest python3-unittest-automake-output"

@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: MIT
+"""What a frontend on real Xen has: pages and event channels to give away, and its device's nodes.
+
+The domain is the one that this runs in. In Dom0 the device is made here, as the toolstack makes it
+(a loopback: Dom0 is its own frontend); in a DomU it is the one that `xl create` made, and the
+kernel's driver gives it up for as long as kernel_frontend_off() lasts. Needs /dev/xen/gntalloc.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import errno
+import fcntl
+import json
+import mmap
+import os
+import struct
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from frontend import PAGE, Frontend
+from waiting import wait_until
+
+from xen_dmabuf import _sys
+from xen_dmabuf.xenstore import XenStore
+
+_ALLOC_GREF = _sys._ioc(0, "G", 5, 24)
+_WRITABLE = 1
+_BIND_UNBOUND = _sys._ioc(0, "E", 2, 4)
+_DRIVER = Path("/sys/bus/xen/drivers/vdispl")
+
+
+def _own_domid() -> int:
+    store = XenStore()
+    try:
+        return int(store.read("domid") or 0)
+    finally:
+        store.close()
+
+
+DOMID = _own_domid()
+IN_DOM0 = DOMID == 0
+SOMEBODY = DOMID - 1 if DOMID > 1 else DOMID + 1
+"""Neither this domain nor Dom0; whether it exists doesn't matter."""
+GIVEN_BACK = (0,) if IN_DOM0 else (0, -errno.ETIMEDOUT)
+"""Answers to an honest DBUF_DESTROY: beside another DomU that flips, a slow machine's compositor
+may need more than the backend's bounded wait; Dom0 sees then whether the pages come back."""
+FRONT = f"/local/domain/{DOMID}/device/vdispl/0"
+BACK = f"/local/domain/0/backend/vdispl/{DOMID}/0"
+ERROR = f"/local/domain/0/error/backend/vdispl/{DOMID}/0/error"
+
+
+class Skip(Exception):
+    """A case that can't be asked in this domain; the text is the reason."""
+
+
+def only_dom0(reason: str) -> None:
+    if not IN_DOM0:
+        raise Skip(reason)
+
+
+class RealXen:
+    """Pages granted by gntalloc and event channels to bind, to Dom0 unless a domain is named."""
+
+    def __init__(self) -> None:
+        self._gntalloc = _sys.open_device("/dev/xen/gntalloc")
+        self._evtchn = _sys.open_device(_sys.EVTCHN)
+        self._pages: dict[int, mmap.mmap] = {}
+
+    def close(self) -> None:
+        for page in self._pages.values():
+            with contextlib.suppress(BufferError):
+                page.close()
+        os.close(self._evtchn)
+        os.close(self._gntalloc)
+
+    def allocate(self, pages: int, domid: int = 0, *, writable: bool = True) -> list[int]:
+        flags = _WRITABLE if writable else 0
+        argument = bytearray(struct.pack("@HHIQ", domid, flags, pages, 0) + bytes(4 * pages + 4))
+        fcntl.ioctl(self._gntalloc, _ALLOC_GREF, argument)
+        (index,) = struct.unpack_from("@Q", argument, 8)
+        refs = array.array("I", argument[16 : 16 + 4 * pages]).tolist()
+        for number, ref in enumerate(refs):
+            self._pages[ref] = mmap.mmap(self._gntalloc, PAGE, offset=index + number * PAGE)
+        return refs
+
+    def page(self, ref: int) -> mmap.mmap:
+        return self._pages[ref]
+
+    def write_words(self, ref: int, words: list[int]) -> None:
+        data = array.array("I", words).tobytes()
+        self._pages[ref][: len(data)] = data
+
+    def new_port(self, domid: int = 0) -> int:
+        argument = bytearray(struct.pack("@I", domid))
+        return fcntl.ioctl(self._evtchn, _BIND_UNBOUND, argument)
+
+    def kick(self, port: int) -> None:
+        _sys.evtchn_notify(self._evtchn, port)
+
+
+# --- the device
+
+
+class _Device:
+    """The nodes of one device, as the frontend writes them."""
+
+    def __init__(self) -> None:
+        self.store = XenStore()
+
+    def close(self) -> None:
+        self.store.close()
+
+    def offer(self) -> None:
+        """Start over: the backend then says InitWait."""
+        self.store.write(f"{FRONT}/backend-id", "0")
+        self.store.write(f"{FRONT}/backend", BACK)
+        self.store.write(f"{FRONT}/state", "1")
+
+    def publish(self, frontend: Frontend, lies: dict[str, str]) -> None:
+        """``lies`` replaces the values of nodes, for each connector."""
+        for spec in frontend.specs:
+            values = {
+                "resolution": f"{spec.width}x{spec.height}",
+                "unique-id": spec.name,
+                "req-ring-ref": str(spec.req_ref),
+                "req-event-channel": str(spec.req_port),
+                "evt-ring-ref": str(spec.evt_ref),
+                "evt-event-channel": str(spec.evt_port),
+            }
+            for name, value in {**values, **lies}.items():
+                self.store.write(f"{FRONT}/{spec.index}/{name}", value)
+        self.store.write(f"{FRONT}/state", "3")
+
+    def wait(self, states: str, seconds: float = 60) -> None:
+        """Until the backend's state is one of the digits."""
+        path = f"{BACK}/state"
+        wait_until(lambda: (self.store.read(path) or "none") in states, f"state {states}", seconds)
+
+    def assert_reason(self, text: str = "") -> None:
+        """The backend says, where only Dom0 can read it, why it refused the device."""
+        if IN_DOM0:
+            error = self.store.read(ERROR)
+            assert error and text in error, f"{error!r} in place of {text!r}"
+            self.store.remove(ERROR)
+
+
+class Loopback(_Device):
+    """Dom0's own: the toolstack's part is done here, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._remove()
+
+    def offer(self, be_alloc: str = "0") -> None:
+        self.store.write(f"{FRONT}/be-alloc", be_alloc)
+        super().offer()
+        self.store.write(f"{BACK}/frontend", FRONT)
+        self.store.write(f"{BACK}/frontend-id", "0")
+        self.store.write(f"{BACK}/online", "1")
+        self.store.write(f"{BACK}/state", "1")
+
+    def end(self) -> None:
+        """Removed as xl does it."""
+        self.store.remove(FRONT)
+        self.store.write(f"{BACK}/online", "0")
+        self.store.write(f"{BACK}/state", "5")
+        self.wait("6", 20)
+        self._remove()
+
+    def _remove(self) -> None:
+        self.store.remove(FRONT)
+        self.store.remove(BACK)
+
+
+class GuestDevice(_Device):
+    """The one that the toolstack gave to this DomU: only the frontend's nodes are ours to write.
+
+    xl makes be-alloc and connector 0's nodes read-only, but not the connector's directory.
+    """
+
+    def publish(self, frontend: Frontend, lies: dict[str, str]) -> None:
+        self.store.remove(f"{FRONT}/0")
+        super().publish(frontend, lies)
+
+    def end(self) -> None:
+        """Closed as by a driver that is unbound; connectors that xl didn't make are removed."""
+        self.store.write(f"{FRONT}/state", "5")
+        self.wait("26", 20)
+        for name in self.store.list(FRONT):
+            if name.isdigit() and name != "0":
+                self.store.remove(f"{FRONT}/{name}")
+        self.store.write(f"{FRONT}/state", "6")
+
+
+Device = Loopback if IN_DOM0 else GuestDevice
+
+
+@contextlib.contextmanager
+def offered(*sizes: tuple[int, int]) -> Iterator[tuple[Frontend, _Device]]:
+    """A frontend of this domain that has not connected; afterwards its device is ended."""
+    xen = RealXen()
+    device = Device()
+    frontend = Frontend(xen, *sizes)
+    device.offer()
+    try:
+        device.wait("2", 30)
+        yield frontend, device
+    finally:
+        device.end()
+        frontend.close()
+        xen.close()
+        device.close()
+
+
+@contextlib.contextmanager
+def connected(
+    *sizes: tuple[int, int], lies: dict[str, str] | None = None
+) -> Iterator[tuple[Frontend, _Device]]:
+    """The same, connected."""
+    with offered(*sizes) as (frontend, device):
+        device.publish(frontend, lies or {})
+        device.wait("4")
+        device.store.write(f"{FRONT}/state", "4")
+        yield frontend, device
+
+
+def refuse(frontend: Frontend, device: _Device, **lies: object) -> None:
+    """Connecting with these nodes (underscores for hyphens) is refused, with a reason."""
+    device.store.write(f"{FRONT}/state", "1")
+    device.wait("2", 30)
+    device.publish(frontend, {name.replace("_", "-"): str(lies[name]) for name in lies})
+    device.wait("6", 30)
+    device.assert_reason()
+
+
+# --- the kernel's own frontend
+
+
+@contextlib.contextmanager
+def kernel_frontend_off() -> Iterator[None]:
+    """This kernel has the same frontend: it must not take our device, or give up its own."""
+    with _no_autoprobe() if IN_DOM0 else _unbound():
+        yield
+
+
+@contextlib.contextmanager
+def _no_autoprobe() -> Iterator[None]:
+    switch = Path("/sys/bus/xen/drivers_autoprobe")
+    switch.write_text("0")
+    try:
+        yield
+    finally:
+        switch.write_text("1")
+
+
+@contextlib.contextmanager
+def _unbound() -> Iterator[None]:
+    """Afterwards the driver finds the nodes as the toolstack wrote them."""
+    store = XenStore()
+    nodes = {name: store.read(f"{FRONT}/0/{name}") for name in ("resolution", "unique-id")}
+    (_DRIVER / "unbind").write_text("vdispl-0")
+    try:
+        yield
+    finally:
+        store.remove(f"{FRONT}/0")
+        for name, value in nodes.items():
+            store.write(f"{FRONT}/0/{name}", value or "")
+        store.close()
+        (_DRIVER / "bind").write_text("vdispl-0")
+
+
+# --- what Dom0 knows of it
+
+
+def service_pid(unit: str = "xen-dmabuf-backend") -> int:
+    command = ["systemctl", "show", "-p", "MainPID", "--value", unit]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def own_status() -> dict:
+    """The backend's state of this domain; in Dom0 only."""
+    command = ["xen-dmabuf-backend", "status", "--json"]
+    answer = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    (domain,) = [entry for entry in answer["domains"] if entry["domid"] == DOMID]
+    return domain
