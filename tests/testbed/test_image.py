@@ -32,8 +32,9 @@ def passed(result):
     totals = re.search(r"Totals: pass:(\d+) fail:(\d+).*error:(\d+)", result.output)
     assert totals, result.output[-3000:]
     good, failed, errors = map(int, totals.groups())
+    # what a case says comes between its RUN and its FAIL
     assert (failed, errors) == (0, 0), "\n".join(
-        line for line in result.output.splitlines() if "not ok" in line or line.startswith("# "))[-4000:]
+        case for case in re.split(r"(?m)^(?=#  RUN )", result.output) if re.search(r"(?m)^not ok", case))[-4000:]
     return good
 
 
