@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 import subprocess
 from dataclasses import dataclass
@@ -134,12 +135,8 @@ class Dom0(Guest):
                  # several DomUs may have a disk that they only read
                  "disk": '["file:/var/lib/xen/images/domu.ext4,xvda,r"]', **overrides}
         arguments = " ".join(f"'{key}={value}'" for key, value in lines.items())
-        self.run(f"xl create /etc/xen/domu.cfg {arguments}", timeout=90)
-        return self.domid(name)
-
-    def domid(self, name: str) -> int:
-        """Domain id of a running domain."""
-        return int(self.run(f"xl domid {name}"))
+        output = self.run(f"xl create /etc/xen/domu.cfg {arguments} && echo created $(xl domid {name})", timeout=90)
+        return int(re.search(r"^created (\d+)$", output, re.M)[1])
 
     def domains(self) -> list[dict]:
         """``xl list -l``: all domains but Dom0, zombies included."""

@@ -89,7 +89,7 @@ class FrontendConnector:
                 found.append(answer)
             return bool(found)
 
-        await until(poll, f"response to operation 0x{operation:02x}", 20)
+        await until(poll, f"response to operation 0x{operation:02x}", 6)
         assert found[0][:2] == (identifier, operation)
         return found[0]
 

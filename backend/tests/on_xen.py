@@ -60,7 +60,6 @@ def honest_flow() -> None:
                 await until(
                     lambda n=number: len(flips) > n or bool(flips.extend(control.flips_done())),
                     "flip event",
-                    20,
                 )
             if IN_DOM0:
                 (device,) = own_status()["devices"]

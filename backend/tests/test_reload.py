@@ -84,6 +84,19 @@ def test_a_wrong_configuration_changes_nothing_and_is_logged(caplog):
     assert "configuration not changed" in caplog.text
 
 
+def test_a_new_control_socket_needs_a_restart_and_is_said(caplog):
+    async def run():
+        file = File()
+        async with running(FakeStore(), file.load) as supervisor:
+            supervisor.reload()
+            assert "control_socket" not in caplog.text
+            file.text = 'control_socket = "/run/other.sock"'
+            supervisor.reload()
+
+    asyncio.run(run())
+    assert "control_socket stays as it is until the service is restarted" in caplog.text
+
+
 def test_systemd_is_told_as_notify_reload_wants_it(tmp_path, monkeypatch):
     address = str(tmp_path / "notify")
     monkeypatch.setenv("NOTIFY_SOCKET", address)

@@ -70,6 +70,11 @@ class TestScreen:
         scene.domu.start_pattern("--hold")
         proofs.pattern_is_exact(scene)
 
+    def test_weston_of_the_domu_is_exact(self, scene):
+        scene.domu.boot()
+        scene.domu.start_weston()
+        proofs.weston_is_exact(scene)
+
 
 class TestAfterwards:
     """Last in the file: looks back on all that the tests above did."""

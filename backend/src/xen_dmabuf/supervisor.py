@@ -121,13 +121,16 @@ class Supervisor:
         """
         notify_systemd(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
-            self._config = self._load()
+            config = self._load()
         except UserError as error:
             log.error("configuration not changed", extra=fields(reason=error))
         else:
-            self._spare.config = self._config
+            if config.control_socket != self._config.control_socket:
+                log.warning("control_socket stays as it is until the service is restarted")
+            self._config = self._spare.config = config
             log.info("configuration read again: it holds for workers that start from now on")
-        notify_systemd("READY=1")
+        finally:
+            notify_systemd("READY=1")
 
     # -- watches
 

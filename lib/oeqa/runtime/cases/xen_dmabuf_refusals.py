@@ -2,11 +2,16 @@
 """Hostile frontends: each lie gets its error, only its own connection may end, nothing leaks."""
 
 import re
+import time
 
 from oeqa.runtime.xen_dmabuf.case import XenDmabufCase
 from oeqa.runtime.xen_dmabuf.dom0 import poll
 
 HOSTILE = "/usr/lib/xen-dmabuf-backend/ptest/tests/on_xen.py"
+TAP = "/tmp/on_xen.tap"
+ENDED = "/tmp/on_xen.status"
+HOSTILE_SECONDS = 600
+FLIP_SECONDS = 60
 
 
 class XenDmabufRefusalsTest(XenDmabufCase):
@@ -29,6 +34,57 @@ class XenDmabufRefusalsTest(XenDmabufCase):
         other.screens("flip 3", 60)
         self.assertGreaterEqual(other.flips(), before + 3, "the other DomU's flips")
         self.assertEqual(other.backend()["pid"], worker, "the other DomU's worker")
+
+    def test_hostile_frontends_in_a_domu(self):
+        """The same lies and more, by a DomU with its own display, while another DomU flips."""
+        other = self.domu("xen-dmabuf-witness", stream=4)
+        other.start(size="320x240")
+        memory = self.dom0.memory()
+        domu = self.domu("xen-dmabuf-hostile", stream=5)
+        domu.create(options=None)
+        domu.wait_for_shell()
+        if domu.try_run(f"test -e {HOSTILE}")[0]:
+            self.skipTest(f"no {HOSTILE} in the DomU: its image needs xen-dmabuf-backend-hostile")
+        poll(lambda: domu.try_run("ls /dev/dri/card*")[0] == 0, 60, "the frontend's card")
+        worker, service = other.backend()["pid"], self.dom0.main_pid("xen-dmabuf-backend")
+
+        domu.run(f"(python3 {HOSTILE} > {TAP} 2>&1; echo $? > {ENDED}) & true")
+        self._flips_until(other, lambda: domu.try_run(f"test -e {ENDED}")[0] == 0)
+        self.assert_tap(int(domu.run(f"cat {ENDED}")), domu.run(f"cat {TAP}"))
+        self.assertEqual(other.backend()["pid"], worker, "the other DomU's worker")
+        self.assertEqual(self.dom0.main_pid("xen-dmabuf-backend"), service, "the service's main process")
+        self._assert_reasons(domu, "req_prod=1000", "99999x99999", "the quota is 4")
+
+        # nothing of it is held while the DomU lives, and its own driver has its display again
+        poll(lambda: not domu.buffers() and self.dom0.grants(domu.domid) < 16, 60,
+             "no display buffer of the hostile frontend, no grants but its disk's and its rings'")
+        domu.resume_pattern()
+        domu.wait_for_pattern()
+        self.assert_flips(domu)
+        domu.destroy()
+        self.assert_nothing_left(memory, domu)
+
+    def _flips_until(self, other, ended):
+        """Another DomU's frames keep coming until ``ended()``, also while the hostile window covers its own.
+
+        It pauses between them: flipping without end it takes Dom0's processors from everybody else.
+        """
+        def answered():
+            return other.flips("flips_shown", "flips_not_shown")
+
+        other.run("(while sleep 0.2; do xen-dmabuf-pattern send 'flip 1'; done > /dev/null 2>&1) & true")
+        last, end = answered(), time.monotonic() + HOSTILE_SECONDS
+        while not ended():
+            self.assertLess(time.monotonic(), end, f"on_xen.py did not end within {HOSTILE_SECONDS} s")
+            last = poll(lambda before=last: (now := answered()) > before and now, FLIP_SECONDS,
+                        f"more than {last} flips of {other.name} answered")
+
+    def _assert_reasons(self, domu, *texts):
+        """The log names the domain and why it was refused."""
+        log = self.dom0.run("journalctl -b --no-pager -o cat -u xen-dmabuf-backend")
+        lines = [line for line in log.splitlines() if f"domain={domu.name} " in line]
+        for text in texts:
+            self.assertTrue([line for line in lines if text in line], f"no {text!r} in\n" + "\n".join(lines[-60:]))
 
     def test_backend_allocation_is_refused(self):
         """be-alloc=1 would export Dom0's memory to a DomU (XSA-363)."""

@@ -49,7 +49,7 @@ class XenDmabufReleaseTest(XenDmabufCase):
         self.crash("shown and idle", "destroy")
 
     def test_destroyed_during_dbuf_destroy(self):
-        self.crash("during DBUF_DESTROY", "destroy")
+        self.crash("during DBUF_DESTROY", "destroy, its worker stuck")
 
     def test_panic_while_flipping(self):
         self.crash("while flipping", "panic")

@@ -69,9 +69,8 @@ class Dom0:
             self.wait_for_services()
 
     def clean_up(self):
-        """Remove what prepare() installed. systemd forgets Weston's argument with its next daemon-reload,
-        which takes seconds and would be undone by the next module's prepare()."""
-        self.run(f"rm -rf {TOOLS} {_DROP_IN}")
+        """Remove what prepare() installed; the running Weston keeps its argument until it is restarted."""
+        self.run(f"rm -rf {TOOLS} {_DROP_IN}; systemctl daemon-reload")
 
     def weston_command(self):
         """The running Weston's command line."""

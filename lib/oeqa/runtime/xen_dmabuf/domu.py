@@ -121,9 +121,10 @@ class DomU:
         """Its display buffers as the backend has them."""
         return [b for device in (self.backend() or {"devices": []})["devices"] for b in device.get("buffers", [])]
 
-    def flips(self):
-        """Flips that were shown, all connectors."""
-        return sum(c["flips_shown"] for device in self.backend()["devices"] for c in device["connectors"])
+    def flips(self, *counters):
+        """Flips that were shown, all connectors; or the sum of other counters of the backend."""
+        return sum(c[name] for device in self.backend()["devices"] for c in device["connectors"]
+                   for name in counters or ("flips_shown",))
 
     def pages(self):
         """Pages of its framebuffers, by its own account."""
