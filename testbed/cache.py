@@ -18,6 +18,7 @@ from .errors import TestbedError
 
 ENVIRONMENT = "XEN_DMABUF_CACHE"
 KEPT_VERSIONS = 2
+FULL_BELOW = 32 << 20  # octets
 
 
 def root() -> Path:
@@ -77,11 +78,19 @@ def disk_errors_explained(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise TestbedError(
-                f'{what}: no space left below "{root()}"; free about 12 GB, '
-                f"or set {ENVIRONMENT} to a folder on another disk"
-            ) from error
+            raise TestbedError(f"{what}: {full_disk()}") from error
         raise
+
+
+def full_disk() -> str:
+    """The sentence for a full disk, with the remedy."""
+    return (f'no space left below "{root()}"; free about 12 GB, '
+            f"or set {ENVIRONMENT} to a folder on another disk")
+
+
+def is_full() -> bool:
+    """Whether the cache's disk is full: not every tool says what it ran into (tar does not)."""
+    return shutil.disk_usage(root()).free < FULL_BELOW
 
 
 def stage(name: str, inputs: dict[str, str], build: Callable[[Path], None]) -> Path:

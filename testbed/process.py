@@ -47,8 +47,8 @@ def run(
         ) from error
     if done.returncode:
         tail = "\n  ".join(output.strip().splitlines()[-TAIL_LINES:])
-        if "No space left on device" in output:
-            remedy = f"free about 12 GB or set {cache.ENVIRONMENT} to a folder on another disk"
+        if "No space left on device" in output or cache.is_full():
+            remedy = cache.full_disk()
         raise TestbedError(
             f"{what}: {command[0]} failed with status {done.returncode}"
             f"{'; ' + remedy if remedy else ''}. Its last lines:\n  {tail}")

@@ -2,12 +2,13 @@
 """Stages, errors and the command line of the testbed, without a machine."""
 
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 
-from testbed import cache, kernel
+from testbed import cache, kernel, process
 from testbed.errors import LostVMError, TestbedError
 from testbed.layout import REPOSITORY
 
@@ -48,6 +49,16 @@ def test_full_disk_is_one_sentence(folder):
 
     with pytest.raises(TestbedError, match=r"thing: no space left .* XEN_DMABUF_CACHE"):
         cache.stage("thing", {}, build)
+
+
+def test_tool_that_hides_a_full_disk(folder, monkeypatch):
+    """GNU tar says "Wrote only 3584 of 10240 bytes" and nothing else."""
+    usage = shutil.disk_usage(folder.parent)
+    with pytest.raises(TestbedError, match="failed with status 1. Its last"):
+        process.run(["false"], what="thing")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=4096))
+    with pytest.raises(TestbedError, match=r"thing: false failed .* no space left .* XEN_DMABUF_CACHE"):
+        process.run(["false"], what="thing")
 
 
 def test_old_versions_are_pruned(folder):
