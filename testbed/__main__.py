@@ -39,7 +39,7 @@ def _shell(_: argparse.Namespace) -> int:
     with machine.boot(machine.build(), BUILD / "shell") as (_qemu, dom0):
         print(f"Dom0:  {' '.join(dom0.ssh_command())}\nserial console: {BUILD / 'shell/serial.log'}\n"
               "Press Enter to end the machine.")
-        input()
+        sys.stdin.readline()  # also ends with the input
     return 0
 
 
