@@ -88,6 +88,26 @@ def test_flip_is_not_answered_while_the_replaced_buffer_is_read(weston):
     asyncio.run(run())
 
 
+def test_flip_does_not_wait_for_a_buffer_that_is_gone(weston):
+    """A DomU may detach a framebuffer that the compositor still reads: no release event comes for it."""
+
+    async def run():
+        async with connected(weston.socket) as (compositor, _lost):
+            window = Window(compositor, "domu 0", "test", "down", 10)
+            old, new = (image(compositor, 64, 48) for _ in range(2))
+            answers: list[bool] = []
+            window.present(old, Crop(0, 0, 64, 48), answers.append)
+            await until(lambda: answers == [True], "the first picture")
+            old.buffer.dispatcher["release"] = None
+            window.present(new, Crop(0, 0, 64, 48), answers.append)
+            await until(lambda: window._pending[0].drawn, "the second picture")
+            assert answers == [True]
+            old.destroy()
+            assert answers == [True, True]
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("size", [(1920, 1080), (640, 480), (200, 4000)])
 def test_any_size_fits_a_fullscreen_window(kiosk, size):
     """Weston ends the connection of a client that is larger than its fullscreen size."""

@@ -71,11 +71,11 @@ class Image:
             self.on_release()
 
     def destroy(self) -> None:
-        """Idempotent; also right after the connection was lost."""
+        """Idempotent; also right after the connection was lost. Counts as released."""
         buffer, self.buffer = self.buffer, None
-        self.busy = False
         if buffer is not None and not buffer.destroyed:
             buffer.destroy()
+        self._release(buffer)  # the event won't come any more, and a flip may wait for it
 
 
 class Compositor:
