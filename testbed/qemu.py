@@ -18,7 +18,9 @@ from qemu.qmp.legacy import QEMUMonitorProtocol
 from .deadline import wait_until
 from .errors import LostVMError, TestbedError
 
-XEN_OPTIONS = "console=dtuart dom0_mem=1536M bootscrub=0 conring_size=4M loglvl=info guest_loglvl=info"
+XEN_OPTIONS = ("console=dtuart dom0_mem=1536M bootscrub=0 conring_size=4M loglvl=info guest_loglvl=info "
+               # where the host is busy, a virtual processor that moves loses its timer: docs/testbed.md
+               "dom0_vcpus_pin")
 DOM0_OPTIONS = ("console=hvc0 root=/dev/vda rw clk_ignore_unused panic=-1 oops=panic loglevel=5 "
                 # the console says when Dom0 is up; mitigations cost most under emulation
                 "systemd.show_status=1 mitigations=off "
