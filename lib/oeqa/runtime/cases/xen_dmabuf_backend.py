@@ -79,6 +79,7 @@ class XenDmabufBackendTest(XenDmabufCase):
         """A worker has a DomU's request and is killed before it answers, or ``victim`` (a unit's main
         process) is: the picture comes nevertheless."""
         self.one.stop_pattern()  # where both windows come back, either may be above
+        self.addCleanup(self.one.wait_for_pattern)  # the next case sends to it at once
         self.addCleanup(self.one.resume_pattern)
         domu = self.domu(stream=6)
         PHASES[phase](domu)
