@@ -471,9 +471,20 @@ def test_state_garbage_disconnects():
     asyncio.run(run())
 
 
-def test_frontend_that_reconnects_without_end_has_to_wait():
+def test_frontend_that_reconnects_without_end_has_to_wait(monkeypatch):
+    """One timer waits for it, however often it asks."""
+    timers = []
+
     async def run():
         store = FakeStore()
+        loop = asyncio.get_running_loop()
+        later = loop.call_later
+
+        def call_later(delay, back, *rest):
+            timers.append(getattr(back, "__name__", ""))
+            return later(delay, back, *rest)
+
+        monkeypatch.setattr(loop, "call_later", call_later)
         async with running(store):
             toolstack_creates(store)
             front = await connect(store)
@@ -484,6 +495,7 @@ def test_frontend_that_reconnects_without_end_has_to_wait():
                 with contextlib.suppress(AssertionError):
                     await until(lambda: states(store) == ("4", "4"), "Connected", 0.1)
             assert sum(message["op"] == "connect" for message in connects) == 5
+            assert timers.count("_retry_now") == 1
 
     asyncio.run(run())
 

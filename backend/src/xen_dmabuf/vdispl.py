@@ -64,6 +64,7 @@ class VDispl:
         self._failed_front: int | None = None
         self._connects: list[float] = []
         self._reopen: asyncio.TimerHandle | None = None
+        self._retry: asyncio.TimerHandle | None = None
         self._store.watch(self.front_watch)
         if self._state() is not None:
             self._write("versions", displif.VERSIONS)
@@ -141,6 +142,10 @@ class VDispl:
             self._write("state", str(int(State.INIT_WAIT)))
         self._again()
 
+    def _retry_now(self) -> None:
+        self._retry = None
+        self._again()
+
     def _connect(self) -> bool:
         child = self._child()
         if child is None:
@@ -148,7 +153,9 @@ class VDispl:
         now = self._loop.time()
         self._connects = [at for at in self._connects if now - at < _CONNECT_WINDOW]
         if len(self._connects) >= _CONNECT_BURST:
-            self._loop.call_later(self._connects[0] + _CONNECT_WINDOW - now, self._again)
+            if self._retry is None:  # one, however often the frontend asks meanwhile
+                rest = self._connects[0] + _CONNECT_WINDOW - now
+                self._retry = self._loop.call_later(rest, self._retry_now)
             self._log(logging.WARNING, "frontend connects too often: it waits")
             return False
         self._connects.append(now)
@@ -179,8 +186,9 @@ class VDispl:
         self._failed_front = self.front
 
     def forget(self) -> None:
-        if self._reopen:
-            self._reopen.cancel()
+        for timer in (self._reopen, self._retry):
+            if timer:
+                timer.cancel()
         if not self.forgotten:
             self.forgotten = True
             self._store.unwatch(self.front_watch)
