@@ -64,6 +64,17 @@ def test_flip_is_answered_once_shown(weston):
     asyncio.run(run())
 
 
+async def draw_unreleased(window, old, new):
+    """Show one picture and draw another; the release of the first is held back. Returns the list of answers."""
+    answers: list[bool] = []
+    window.present(old, Crop(0, 0, 64, 48), answers.append)
+    await until(lambda: answers == [True], "the first picture")
+    old.buffer.dispatcher["release"] = None
+    window.present(new, Crop(0, 0, 64, 48), answers.append)
+    await until(lambda: window._pending[0].drawn, "the second picture")
+    return answers
+
+
 def test_flip_is_not_answered_while_the_replaced_buffer_is_read(weston):
     """The release event is held back here; the frame event comes from Weston."""
 
@@ -71,12 +82,7 @@ def test_flip_is_not_answered_while_the_replaced_buffer_is_read(weston):
         async with connected(weston.socket) as (compositor, _lost):
             window = Window(compositor, "domu 0", "test", "down", 10)
             old, new = (image(compositor, 64, 48) for _ in range(2))
-            answers: list[bool] = []
-            window.present(old, Crop(0, 0, 64, 48), answers.append)
-            await until(lambda: answers == [True], "the first picture")
-            old.buffer.dispatcher["release"] = None
-            window.present(new, Crop(0, 0, 64, 48), answers.append)
-            await until(lambda: window._pending[0].drawn, "the second picture")
+            answers = await draw_unreleased(window, old, new)
             assert old.busy and answers == [True]
             window.present(new, Crop(0, 0, 64, 48), answers.append)
             assert answers == [True], "later flips wait behind it"
@@ -95,12 +101,7 @@ def test_flip_does_not_wait_for_a_buffer_that_is_gone(weston):
         async with connected(weston.socket) as (compositor, _lost):
             window = Window(compositor, "domu 0", "test", "down", 10)
             old, new = (image(compositor, 64, 48) for _ in range(2))
-            answers: list[bool] = []
-            window.present(old, Crop(0, 0, 64, 48), answers.append)
-            await until(lambda: answers == [True], "the first picture")
-            old.buffer.dispatcher["release"] = None
-            window.present(new, Crop(0, 0, 64, 48), answers.append)
-            await until(lambda: window._pending[0].drawn, "the second picture")
+            answers = await draw_unreleased(window, old, new)
             assert answers == [True]
             old.destroy()
             assert answers == [True, True]
