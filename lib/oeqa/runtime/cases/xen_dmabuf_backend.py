@@ -3,7 +3,7 @@
 
 from oeqa.runtime.xen_dmabuf.case import XenDmabufCase
 from oeqa.runtime.xen_dmabuf.crash import PHASES
-from oeqa.runtime.xen_dmabuf.dom0 import STATUS, poll
+from oeqa.runtime.xen_dmabuf.dom0 import poll
 from oeqa.runtime.xen_dmabuf.domu import DomU
 
 SERVICE = "xen-dmabuf-backend"
@@ -32,8 +32,8 @@ class XenDmabufBackendTest(XenDmabufCase):
     def new_worker(self, domu, old):
         """Wait for another worker and its picture; nothing of the old one may be left."""
         def other():
-            status, _ = self.dom0.try_run(STATUS)  # the service may be starting
-            return status == 0 and domu.backend() and domu.backend()["pid"] not in (0, old)
+            serving = self.dom0.ask("status")[0] == 0  # the service may be starting
+            return serving and domu.backend() and domu.backend()["pid"] not in (0, old)
 
         poll(other, 120, f"{domu.name}: another worker than {old}")
         self.assert_back(domu)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The platform: Xen, the kernel's ioctls, the device nodes, the service and the compositor."""
 
+import json
 import re
 
 from oeqa.runtime.xen_dmabuf.case import XenDmabufCase
@@ -24,6 +25,10 @@ class XenDmabufPlatformTest(XenDmabufCase):
         status, output = self.dom0.try_run("xen-dmabuf-backend check")
         self.assertEqual(status, 0, output)
         self.assertNotIn("MISSING", output)
+
+    def test_status_command_says_what_the_service_knows(self):
+        status = json.loads(self.dom0.run("xen-dmabuf-backend status --json"))
+        self.assertEqual(status["domains"], self.dom0.status()["domains"])
 
     def test_device_nodes_belong_to_the_workers_group(self):
         output = self.dom0.run("stat -c '%n %G %a' /dev/xen/gntdev /dev/xen/evtchn")

@@ -12,10 +12,9 @@ from . import picture
 
 TOOLS = "/tmp/xen-dmabuf-test"
 PAGE = 4096
-# with the socket named it need not read its configuration, which takes a third of its time
-STATUS = "xen-dmabuf-backend status --json --socket /run/xen-dmabuf/control.sock"
 _FILES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "files")
-_PROGRAMS = ("xen_dmabuf_console.py", "xen_dmabuf_probe.py")
+_AGENT, _PROBE = "xen_dmabuf_agent.py", "xen_dmabuf_probe.py"
+_END_AGENT = "[ ! -e agent.pid ] || kill $(cat agent.pid)"
 _DROP_IN = "/run/systemd/system/weston.service.d/zz-xen-dmabuf-test.conf"
 _WAYLAND = "XDG_RUNTIME_DIR=/run WAYLAND_DISPLAY=wayland-0"
 
@@ -31,7 +30,7 @@ def poll(condition, seconds, what):
         if time.monotonic() >= end:
             raise AssertionError(f"{what}: not within {seconds} s, last: {value!r}")
         time.sleep(min(pause, max(0, end - time.monotonic())))
-        pause = min(pause * 1.5, 1.0)
+        pause = min(pause * 1.5, 0.5)
 
 
 class Dom0:
@@ -51,13 +50,26 @@ class Dom0:
             raise AssertionError(f"Dom0: `{command}` ended with {status}:\n{output}")
         return output
 
+    def ask(self, *words, timeout=60):
+        """(status, output) of a request to files/xen_dmabuf_agent.py; AssertionError if that gives no answer."""
+        # $$ is the shell's number, known to it alone; a shell's own words start no process
+        request = shlex.quote(json.dumps(words)[1:])
+        command = (f"cd {TOOLS} && read -r agent < agent.pid && kill -0 $agent && mkfifo $$ && "
+                   f"printf '[\"%s\", %s\\n' $$ {request} > requests && "
+                   "read -r answer < $$ && printf '%s\\n' \"$answer\"")
+        status, output = self.try_run(command, timeout)
+        if status:
+            raise AssertionError(f"Dom0: no answer from {_AGENT} to {words}, {status}: {output}\n{self._agent_log()}")
+        return tuple(json.loads(output))
+
     # -- preparation
 
     def prepare(self):
         """Install the programs that the cases need, and let Weston give screenshots to every client."""
         self.run(f"mkdir -p {TOOLS}")
-        for name in _PROGRAMS:
+        for name in (_AGENT, _PROBE):
             self.target.copyTo(os.path.join(_FILES, name), f"{TOOLS}/{name}")
+        self._start_agent()
         arguments = self.run("systemctl show -P ExecStart weston.service")
         command = re.search(r"argv\[\]=(.*?) ;", arguments)[1]
         if "--debug" not in command:
@@ -68,9 +80,20 @@ class Dom0:
             self.run("systemctl restart weston", 120)
             self.wait_for_services()
 
+    def _start_agent(self):
+        """One process answers ask(); one that an interrupted run has left is ended."""
+        self.run(f"cd {TOOLS}; {_END_AGENT}; rm -f requests; "
+                 f"setsid python3 -I {_AGENT} {TOOLS} < /dev/null > agent.log 2>&1 & echo $! > {TOOLS}/agent.pid")
+        poll(lambda: self.try_run(f"test -p {TOOLS}/requests")[0] == 0 or self._agent_log(), 60, f"{_AGENT} in Dom0")
+        if self._agent_log():
+            raise AssertionError(f"Dom0: {_AGENT} has ended:\n{self._agent_log()}")
+
+    def _agent_log(self):
+        return self.run(f"cat {TOOLS}/agent.log")
+
     def clean_up(self):
         """Remove what prepare() installed; the running Weston keeps its argument until it is restarted."""
-        self.run(f"rm -rf {TOOLS} {_DROP_IN}; systemctl daemon-reload")
+        self.run(f"cd {TOOLS} && {_END_AGENT}; rm -rf {TOOLS} {_DROP_IN}; systemctl daemon-reload")
 
     def weston_command(self):
         """The running Weston's command line."""
@@ -89,13 +112,21 @@ class Dom0:
     # -- state
 
     def domains(self):
-        """Domain ids of all domains but Dom0, zombies included (`xl list` prints nothing while one vanishes)."""
-        text = poll(lambda: self.run("xl list -l 2>/dev/null || true").strip(), 30, "xl list -l")
-        return [entry["domid"] for entry in json.loads(text) if entry["domid"]]
+        """Domain ids of all domains but Dom0, zombies included (`xl list` prints nothing while one vanishes).
+
+        Without -l, which can wait for seconds for a domain that is being destroyed.
+        """
+        text = poll(lambda: self.run("xl list 2>/dev/null || true").strip(), 30, "xl list")
+        # name, id, memory, processors, state, time
+        found = [int(line.split()[-5]) for line in text.splitlines()[1:]]
+        return [domid for domid in found if domid]
 
     def status(self):
         """The backend's state."""
-        return json.loads(self.run(STATUS))
+        status, output = self.ask("status")
+        if status:
+            raise AssertionError(f"Dom0: the backend's state: {output}")
+        return json.loads(output)
 
     def grant_tables(self):
         """Xen's grant tables (debug key g), as lines."""
@@ -143,4 +174,4 @@ class Dom0:
 
     def probe(self, *words):
         """A look at a worker from outside (files/xen_dmabuf_probe.py)."""
-        return self.run(f"python3 {TOOLS}/xen_dmabuf_probe.py {' '.join(map(str, words))}")
+        return self.run(f"python3 {TOOLS}/{_PROBE} {' '.join(map(str, words))}")

@@ -5,12 +5,11 @@ import json
 import re
 import shlex
 
-from .dom0 import PAGE, TOOLS
+from .dom0 import PAGE
 
 CONFIGURATION = "/etc/xen/domu.cfg"
 PATTERN = "init=/usr/lib/xen-dmabuf/pattern-init"
 SYSTEMD = "systemd.debug_shell=hvc0 systemd.mask=serial-getty@hvc0.service"
-CONSOLE = f"python3 -IS {TOOLS}/xen_dmabuf_console.py"
 ANSWERS = "until xen-dmabuf-pattern send state > /dev/null 2>&1; do :; done"
 BOOT_SECONDS = 180
 
@@ -69,7 +68,7 @@ class DomU:
 
     def wait_for_shell(self, command="true"):
         """Wait until the shell on the console answers, and run a command there."""
-        self.dom0.run(f"{CONSOLE} --boot {self._tty} {BOOT_SECONDS} {shlex.quote(command)}", BOOT_SECONDS + 30)
+        self._checked(command, *self._ask("boot", command, BOOT_SECONDS))
 
     def wait_for_pattern(self):
         """Wait until the pattern program answers."""
@@ -81,11 +80,16 @@ class DomU:
 
     def try_run(self, command, seconds=30):
         """(status, output) of a shell command in the DomU."""
-        return self.dom0.try_run(f"{CONSOLE} {self._tty} {seconds} {shlex.quote(command)}", seconds + 30)
+        return self._ask("console", command, seconds)
 
     def run(self, command, seconds=30):
         """The output of a shell command in the DomU that must succeed."""
-        status, output = self.try_run(command, seconds)
+        return self._checked(command, *self.try_run(command, seconds))
+
+    def _ask(self, what, command, seconds):
+        return self.dom0.ask(what, self._tty, seconds, command, timeout=seconds + 30)
+
+    def _checked(self, command, status, output):
         if status:
             raise AssertionError(f"{self.name}: `{command}` ended with {status}:\n{output}")
         return output

@@ -1,0 +1,135 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Answers the image tests in Dom0, as root: one process for the questions that they ask by the hundred.
+
+  xen_dmabuf_agent.py FOLDER
+
+makes the FIFO FOLDER/requests and serves until it is ended. A request is one line of JSON, REPLY the
+name of a FIFO in FOLDER that the asking end has made and reads; the answer there is [STATUS, OUTPUT]:
+
+  [REPLY, "status"]                         the backend's state, as `xen-dmabuf-backend status --json`
+  [REPLY, "console", TTY, SECONDS, COMMAND] a shell command in the DomU whose Xen console holds a root shell
+  [REPLY, "boot", TTY, SECONDS, COMMAND]    the same as soon as that shell answers
+
+TTY is the pseudo terminal that xenconsoled keeps for the domain: /local/domain/DOMID/console/tty in
+XenStore. No network, no key, no agent in the DomU is needed. STATUS is the command's exit status, 125:
+no answer in time, or no console. One request after the other. Why it stays: on an emulated machine
+Python takes half a second to start, and takes it from the domains that are waited for.
+"""
+
+import errno
+import json
+import os
+import re
+import select
+import sys
+import termios
+import time
+import tty
+
+from xen_dmabuf.errors import UserError
+from xen_dmabuf.query import ask
+
+SOCKET = "/run/xen-dmabuf/control.sock"
+NO_ANSWER = 125
+ASK_AGAIN = 1.0
+READER_SECONDS = 5.0
+
+
+def converse(fd: int, command: str, seconds: float) -> tuple[int, str] | None:
+    """(status, output) of a command; None if there is no answer in time."""
+    mark = f"{os.getpid()}-{time.monotonic_ns()}"
+    line = f"echo BEGIN {mark}; {{ {command}\n}} 2>&1; s=$?; echo; echo END {mark} $s\n"
+    # the terminal may echo what is written: there, no line ends after the first mark
+    answer = re.compile(rf"BEGIN {mark}\r*\n(.*?)\r*\nEND {mark} (\d+)\r*\n".encode(), re.S)
+    termios.tcflush(fd, termios.TCIFLUSH)
+    os.write(fd, line.encode())
+    seen, end = b"", time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        if select.select([fd], [], [], left)[0]:
+            seen += os.read(fd, 65536)
+            if found := answer.search(seen):
+                return int(found[2]), found[1].decode(errors="replace").replace("\r", "")
+    return None
+
+
+def console(path: str, seconds: float, command: str, boot: bool = False) -> tuple[int, str]:
+    """A shell command in a DomU."""
+    end = time.monotonic() + seconds
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_NOCTTY)
+        try:
+            tty.setraw(fd)
+            # what is written before the shell reads is lost
+            while boot and not converse(fd, "true", ASK_AGAIN) and time.monotonic() < end:
+                pass
+            got = converse(fd, command, end - time.monotonic())
+        finally:
+            os.close(fd)
+    except (OSError, termios.error) as error:
+        return NO_ANSWER, f'console "{path}": {error}'
+    return got or (NO_ANSWER, f'console "{path}": no answer in {seconds} s')
+
+
+def status() -> tuple[int, str]:
+    """The backend's state."""
+    try:
+        return 0, json.dumps(ask(SOCKET, "status"))
+    except UserError as error:
+        return 2, str(error)
+
+
+def answer(what: str, *words) -> tuple[int, str]:
+    """Do what a request asks."""
+    if what == "status":
+        return status()
+    path, seconds, command = words
+    return console(path, float(seconds), command, what == "boot")
+
+
+def reader(path: str) -> int | None:
+    """The open FIFO, as soon as somebody reads it; None if nobody does: the asking end has been ended."""
+    end = time.monotonic() + READER_SECONDS
+    while time.monotonic() < end:
+        try:
+            return os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            time.sleep(0.002)
+    return None
+
+
+def reply(path: str, got: tuple[int, str]) -> None:
+    """Write an answer and remove its FIFO."""
+    try:
+        fd = reader(path)
+        os.unlink(path)
+        if fd is not None:
+            os.set_blocking(fd, True)
+            with open(fd, "w", encoding="utf-8") as stream:
+                stream.write(json.dumps(got) + "\n")
+    except OSError as error:
+        print(f"{path}: {error}", file=sys.stderr)
+
+
+def main(folder: str) -> None:
+    """Serve."""
+    requests = os.path.join(folder, "requests")
+    os.mkfifo(requests, 0o600)
+    # open for writing as well: no end of file between two that ask
+    with open(os.open(requests, os.O_RDWR), encoding="utf-8") as lines:
+        for line in lines:
+            name, *words = json.loads(line)
+            path = os.path.join(folder, name)
+            try:
+                got = answer(*words)
+            except Exception as error:  # a wrong request; the next one may be right
+                got = 1, f"{line}: {error!r}"
+            reply(path, got)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    main(sys.argv[1])
