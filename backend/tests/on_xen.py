@@ -154,7 +154,7 @@ def requests_out_of_order() -> None:
 
 
 def unread_events() -> None:
-    """more flips than the event page has room for, and nobody reads it: the frontend is still served"""
+    """more flips than the event page has room for, unread: the frontend is still served"""
 
     async def run():
         with connected((64, 48)) as (frontend, _device):
@@ -180,7 +180,7 @@ def garbage_in_xenstore() -> None:
 
 
 def foreign_name() -> None:
-    """a unique-id that another window may have is only a name: it is cut, and the domain's own is before it"""
+    """a unique-id of another window is only a name: it is cut, the domain's own is before it"""
     with connected((64, 48), lies={"unique-id": "../../id0 " + "x" * 50}):
         only_dom0("it connected; the name is seen in Dom0")
         (device,) = own_status()["devices"]
@@ -223,7 +223,7 @@ def storm() -> None:
 
 
 def held_by_compositor() -> None:
-    """while the compositor has the pages, DBUF_DESTROY doesn't say that the frontend may reuse them"""
+    """while the compositor has the pages, DBUF_DESTROY doesn't say that they may be reused"""
     only_dom0("it stops Dom0's compositor")
 
     async def run():

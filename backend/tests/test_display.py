@@ -65,7 +65,7 @@ def test_flip_is_answered_once_shown(weston):
 
 
 async def draw_unreleased(window, old, new):
-    """Show one picture and draw another; the release of the first is held back. Returns the list of answers."""
+    """Show a picture and draw another; the first's release is held back. Returns the answers."""
     answers: list[bool] = []
     window.present(old, Crop(0, 0, 64, 48), answers.append)
     await until(lambda: answers == [True], "the first picture")
@@ -95,7 +95,7 @@ def test_flip_is_not_answered_while_the_replaced_buffer_is_read(weston):
 
 
 def test_flip_does_not_wait_for_a_buffer_that_is_gone(weston):
-    """A DomU may detach a framebuffer that the compositor still reads: no release event comes for it."""
+    """A DomU may detach a framebuffer that the compositor reads: no release event comes for it."""
 
     async def run():
         async with connected(weston.socket) as (compositor, _lost):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""SIGHUP: the configuration is read again, pictures stay. Edges are faked as in test_handshake.py."""
+"""SIGHUP: the configuration is read again, pictures stay. Edges are faked by handshake_fakes.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from test_handshake import (  # noqa: F401 (edges is a fixture)
+from handshake_fakes import (  # noqa: F401 (edges is a fixture)
     BACK,
     FakeChild,
     FakeStore,

@@ -68,7 +68,7 @@ class Supervisor:
     """Everything happens in the asyncio thread of run()."""
 
     def __init__(self, config: Config, store: XenStore, load: Callable[[], Config]) -> None:
-        """``load`` reads the configuration again, for reload(); UserError says what is wrong with it."""
+        """``load`` reads the configuration again, for reload(); UserError says what is wrong."""
         self._config = config
         self._load = load
         self._store = store
