@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The edges of the handshake: xenstored, the worker process, and a model of drm_xen_front's states.
 
-FakeStore, FakeChild and FakeSpare, Mainline. The supervisor between them is the real one.
+FakeStore, FakeChild and FakeForkServer, Mainline. The supervisor between them is the real one.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class FakeChild:
         self.stopped = False
         self.made.append(self)
 
-    async def start(self, name, config, spare):
+    async def start(self, name, config, server):
         self.config = config
         asyncio.get_running_loop().call_soon(self.on_message, {"event": "ready"})
 
@@ -101,13 +101,13 @@ class FakeChild:
         self.stopped = True
 
 
-class FakeSpare:
-    """No process is started ahead."""
+class FakeForkServer:
+    """Starts no process."""
 
     def __init__(self, config):
         self.config = config
 
-    async def fill(self):
+    async def start(self):
         pass
 
 
@@ -192,7 +192,7 @@ def toolstack_creates(store: FakeStore) -> None:
 @pytest.fixture(autouse=True)
 def edges(monkeypatch):
     monkeypatch.setattr(supervisor_module, "Child", FakeChild)
-    monkeypatch.setattr(supervisor_module, "Spare", FakeSpare)
+    monkeypatch.setattr(supervisor_module, "ForkServer", FakeForkServer)
     monkeypatch.setattr(supervisor_module, "_FIRST_DELAY", 0.01)
     monkeypatch.setattr(FakeChild, "made", [])
     monkeypatch.setattr(FakeChild, "answers", dict(FakeChild.answers))

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from pathlib import Path
 
 import pytest
 from handshake_fakes import (  # noqa: F401 (edges is a fixture)
@@ -20,7 +19,6 @@ from handshake_fakes import (  # noqa: F401 (edges is a fixture)
 )
 from waiting import until
 
-from xen_dmabuf import child
 from xen_dmabuf.config import parse
 
 SHIPPED = ""
@@ -112,21 +110,3 @@ def test_systemd_is_told_as_notify_reload_wants_it(tmp_path, monkeypatch):
         reloading, ready = asyncio.run(run(server))
     assert reloading.startswith("RELOADING=1\nMONOTONIC_USEC=")
     assert ready == "READY=1"
-
-
-def test_a_spare_of_another_account_is_not_handed_out(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(child.__file__).parents[1]))
-    monkeypatch.setattr(child, "_account", lambda config: {})  # nobody has to exist here
-
-    async def run():
-        spare = child.Spare(parse(SHIPPED))
-        await spare.fill()
-        waiting = spare._ready[0]
-        spare.config = parse('[worker]\nuser = "another"')
-        taken, ours = await spare.take()
-        assert taken.pid != waiting.pid
-        ours.close()
-        assert [await waiting.wait(), await taken.wait()] == [0, 0]
-        await spare.close()
-
-    asyncio.run(asyncio.wait_for(run(), 60))

@@ -8,15 +8,13 @@ import dataclasses
 import json
 import logging
 import os
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from xen_dmabuf import child, cli, config, drm, log, xenstore
+from xen_dmabuf import cli, config, drm, log, xenstore
 from xen_dmabuf.control import ControlServer
 from xen_dmabuf.errors import UserError
 from xen_dmabuf.query import ask
@@ -134,68 +132,6 @@ def test_command_line(tmp_path, capsys):
     wrong.write_text("colour = 1")
     assert cli.main(["run", "--config", str(wrong)]) == 2
     assert "colour" in capsys.readouterr().err
-
-
-def test_worker_without_xen_says_so_and_ends_with_2(tmp_path):
-    """A real worker process, started and asked as the supervisor does it."""
-    import socket
-
-    if Path("/dev/xen/gntdev").exists():
-        pytest.skip("this machine has Xen")
-    ours, theirs = socket.socketpair()
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "xen_dmabuf.worker",
-            f"--control-fd={theirs.fileno()}",
-        ],
-        pass_fds=[theirs.fileno()],
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent / "src")},
-    )
-    theirs.close()
-    start = {"op": "start", "domid": 3, "name": "domu", "config": config.to_plain(config.Config())}
-    ours.sendall(json.dumps(start).encode() + b"\n")
-    _out, err = process.communicate(timeout=30)
-    ours.close()
-    assert process.returncode == 2
-    assert "/dev/xen/gntdev" in err and "Traceback" not in err
-
-
-def test_spare_worker_is_handed_out_once_and_replaced(monkeypatch):
-    """Real processes: what waits is what is taken; a dead spare is never handed out."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent / "src"))
-    monkeypatch.setattr(child, "_account", lambda _: {})  # this machine need not have the account
-
-    async def run():
-        spare = child.Spare(config.Config())
-        await spare.fill()
-        await spare.fill()
-        first, ours = await spare.take()
-        assert first.returncode is None
-        second, other = await spare.take()  # none waits: a new one
-        assert second.pid != first.pid
-        ours.close()
-        other.close()  # as when the supervisor dies
-        assert [await first.wait(), await second.wait()] == [0, 0]
-        await spare.fill()
-        dead = spare._ready[0]
-        dead.kill()
-        await dead.wait()
-        third, ours = await spare.take()
-        assert third.pid != dead.pid and third.returncode is None
-        ours.close()
-        await third.wait()
-        await spare.fill()
-        last = spare._ready[0]
-        await spare.close()
-        assert await last.wait() == 0
-        await spare.fill()
-        assert spare._ready is None
-
-    asyncio.run(asyncio.wait_for(run(), 60))
 
 
 def test_the_compositors_card_is_chosen():

@@ -79,6 +79,13 @@ def forbid_inspection() -> None:
         raise oserror(ctypes.get_errno(), "prctl")
 
 
+def adopt_orphans() -> None:
+    """Become the parent of descendants whose own parent ends (PR_SET_CHILD_SUBREAPER)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(36, 1, 0, 0, 0):
+        raise oserror(ctypes.get_errno(), "prctl")
+
+
 def name_process(name: str) -> None:
     """What ps and top show of this process (PR_SET_NAME): at most 15 octets."""
     ctypes.CDLL(None).prctl(15, name.encode(), 0, 0, 0)

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from .child import Child, Spare
+from .child import Child, ForkServer
 from .config import Config
 from .control import ControlServer
 from .errors import UserError
@@ -73,7 +73,7 @@ class Supervisor:
         self._load = load
         self._store = store
         self._domains: dict[int, Domain] = {}
-        self._spare = Spare(config)
+        self._forkserver = ForkServer(config)
         self._stopping = asyncio.Event()
         self._ended = False
         self._dirty: set[tuple[int, int]] = set()
@@ -96,7 +96,7 @@ class Supervisor:
             self.rescan()
             notify_systemd("READY=1")
             log.info("serving", extra=fields(path=BACKENDS))
-            self._spawn(self._spare.fill())
+            self._spawn(self._forkserver.start())
             await self._stopping.wait()
             notify_systemd("STOPPING=1")
             self._ended = True
@@ -108,7 +108,7 @@ class Supervisor:
             for device in domain.devices.values():
                 device.stop()
         children = [domain.child for domain in self._domains.values() if domain.child]
-        await asyncio.gather(self._spare.close(), *(child.stop() for child in children))
+        await asyncio.gather(self._forkserver.close(), *(child.stop() for child in children))
         for domain in self._domains.values():
             for device in domain.devices.values():
                 device.stopped()
@@ -127,7 +127,7 @@ class Supervisor:
         else:
             if config.control_socket != self._config.control_socket:
                 log.warning("control_socket stays as it is until the service is restarted")
-            self._config = self._spare.config = config
+            self._config = self._forkserver.config = config
             log.info("configuration read again: it holds for workers that start from now on")
         finally:
             notify_systemd("READY=1")
@@ -234,7 +234,7 @@ class Supervisor:
         domain.child = child
         domain.started = asyncio.get_running_loop().time()
         try:
-            await child.start(domain.name, self._config, self._spare)
+            await child.start(domain.name, self._config, self._forkserver)
         except (OSError, UserError) as error:
             log.error("worker can't be started", extra=fields(domain=domain.name, reason=error))
             self._restart_later(domain)
@@ -260,8 +260,6 @@ class Supervisor:
             device = domain.devices.get(message.get("dev", -1))
             if device:
                 device.on_worker(str(event), message)
-            if event == "connected":  # not earlier: this DomU needs the processors now
-                self._spawn(self._spare.fill())
         for number in domain.devices:
             self.touch(domain.domid, number)
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The process of one DomU: `python3 -m xen_dmabuf.worker --control-fd FD`.
+"""The process of one DomU, forked from forkserver.py.
 
-Started by the supervisor as an unprivileged user. Talks with it over a socket, one JSON object a
-line; it never sees XenStore. Until "start" names its domain it opens nothing.
+Runs as an unprivileged user. Talks with the supervisor over a socket, one JSON object a line; it
+never sees XenStore. Until "start" names its domain it opens nothing.
 
 From the supervisor: {"op": "start", "domid", "name", "config"}, {"op": "connect", "dev",
 "connectors"}, {"op": "disconnect", "dev"}, {"op": "status"}, {"op": "stop"}.
@@ -15,15 +15,12 @@ something (the message says what).
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import functools
 import json
 import logging
-import os
 import socket
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 from . import _sys, drm
@@ -37,7 +34,7 @@ from .errors import UserError
 from .log import fields
 from .spec import ConnectorSpec
 
-log = logging.getLogger("xen_dmabuf.worker")  # run as __main__
+log = logging.getLogger(__name__)
 
 _COMPOSITOR_WAIT = 1.5
 _RETRY_SECONDS = 0.5
@@ -259,22 +256,15 @@ class Control:
             self.send(event="status", status=self._worker.status())
 
 
-async def _main(control_fd: int) -> None:
-    control = socket.socket(fileno=control_fd)
+async def _run(control: socket.socket) -> None:
     reader, writer = await asyncio.open_connection(sock=control, limit=LINE_LIMIT)
     await Control(reader, writer).run()
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="xen_dmabuf.worker", description="Serves one DomU; started by the supervisor only."
-    )
-    parser.add_argument("--control-fd", type=int, required=True)
-    options = parser.parse_args(arguments)
-    logs.setup("info")
-    _sys.forbid_inspection()
+def serve(control: socket.socket) -> int:
+    """Serve the supervisor's socket until it ends; returns the exit status of the process."""
     try:
-        asyncio.run(_main(options.control_fd))
+        asyncio.run(_run(control))
     except (UserError, OSError) as error:
         log.error("worker ends", extra=fields(reason=error))
         return 2
@@ -282,9 +272,3 @@ def main(arguments: list[str] | None = None) -> int:
         log.exception("internal error")
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    status = main()
-    sys.stderr.flush()
-    os._exit(status)  # a thread that waits for a hung compositor must not keep the process alive
