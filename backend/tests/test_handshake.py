@@ -24,6 +24,7 @@ from handshake_fakes import (  # noqa: F401 (edges is a fixture)
 )
 from waiting import until
 
+from xen_dmabuf import supervisor as supervisor_module
 from xen_dmabuf.handshake import Action, Link, State, View, decide
 
 
@@ -137,6 +138,40 @@ def test_worker_that_dies_is_replaced_and_the_frontend_reconnects():
             await until(lambda: states(store) == ("4", "4") and front.refs == 20, "reconnected")
 
     asyncio.run(run())
+
+
+def test_a_worker_that_does_not_answer_is_waited_for_once(monkeypatch):
+    """It may be stopped: whoever asks again gets the others' state at once."""
+
+    async def run():
+        store = FakeStore()
+        async with running(store) as supervisor:
+            toolstack_creates(store)
+            await connect(store)
+            (child,) = FakeChild.made
+            monkeypatch.setattr(supervisor_module, "_STATUS_SECONDS", 0.05)
+            for _ in range(2):
+                (domain,) = (await supervisor.status())["domains"]
+                assert domain["worker"] == "not answering" and "driver" not in domain
+                assert child.sent.count({"op": "status"}) == 1
+                monkeypatch.setattr(supervisor_module, "_STATUS_SECONDS", 60)
+            (summary,) = (await supervisor.domains())["domains"]
+            assert summary == domain
+
+            child.on_message({"event": "status", "status": {"driver": "late"}})
+            question = asyncio.create_task(supervisor.status())
+            await until(lambda: child.sent.count({"op": "status"}) == 2, "another question", 1)
+            child.on_message({"event": "status", "status": {"driver": "new"}})
+            (domain,) = (await question)["domains"]
+            assert domain["worker"] == "ready" and domain["driver"] == "new"
+
+            question = asyncio.create_task(supervisor.status())
+            await until(lambda: child.sent.count({"op": "status"}) == 3, "another question", 1)
+            child.on_exit(-9)  # nobody waits for the dead
+            (domain,) = (await question)["domains"]
+            assert domain["worker"] == "starting"
+
+    asyncio.run(asyncio.wait_for(run(), 30))
 
 
 def test_frontend_driver_removed_and_loaded_again():

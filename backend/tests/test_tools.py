@@ -95,12 +95,15 @@ def test_control_socket(tmp_path):
     async def status() -> dict:
         return {"domains": [], "totals": {"domains": 0, "pixel_bytes_copied": 0}}
 
+    async def domains() -> dict:
+        return {"domains": []}
+
     async def run():
-        async with ControlServer(path, status):
+        async with ControlServer(path, {"status": status, "domains": domains}):
             assert os.stat(path).st_mode & 0o777 == 0o600
-            answer = await asyncio.to_thread(ask, path, "status")
-            assert answer == await status()
-            with pytest.raises(UserError, match="known is: status"):
+            for request in (status, domains):
+                assert await asyncio.to_thread(ask, path, request.__name__) == await request()
+            with pytest.raises(UserError, match="known: status, domains"):
                 await asyncio.to_thread(ask, path, "format c:")
         assert not os.path.exists(path)
 

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from .errors import UserError
@@ -16,11 +16,14 @@ _SECONDS = 10.0
 
 
 class ControlServer:
-    """Listens on ``path`` (mode 0600) while the context is open; removes it afterwards."""
+    """Listens on ``path`` (mode 0600) while the context is open; removes it afterwards.
 
-    def __init__(self, path: str, status: Callable[[], Awaitable[dict]]) -> None:
+    ``answers`` names the requests, one word each.
+    """
+
+    def __init__(self, path: str, answers: Mapping[str, Callable[[], Awaitable[dict]]]) -> None:
         self._path = path
-        self._status = status
+        self._answers = answers
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> ControlServer:
@@ -47,11 +50,12 @@ class ControlServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             async with asyncio.timeout(_SECONDS):
-                request = await reader.readline()
-                if request.strip() == b"status":
-                    answer = await self._status()
+                request = (await reader.readline()).decode(errors="replace").strip()
+                if request in self._answers:
+                    answer = await self._answers[request]()
                 else:
-                    answer = {"error": f"unknown request {request!r}; known is: status"}
+                    known = ", ".join(self._answers)
+                    answer = {"error": f"unknown request {request!r}; known: {known}"}
                 writer.write(json.dumps(answer).encode() + b"\n")
                 await writer.drain()
         except (OSError, TimeoutError, ValueError):

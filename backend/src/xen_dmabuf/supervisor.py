@@ -8,7 +8,6 @@ there, and takes each device through its handshake. It maps nothing and draws no
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import re
@@ -58,7 +57,19 @@ class Domain:
     ready: bool = False
     started: float = 0.0
     delay: float = _FIRST_DELAY
-    status: asyncio.Future | None = None
+    status: asyncio.Future[dict | None] | None = None
+    silent: bool = False
+
+    def summary(self) -> dict:
+        """What `xen-dmabuf-backend status` says of it without asking its worker."""
+        state = "not answering" if self.silent else "ready"
+        return {
+            "domid": self.domid,
+            "name": self.name,
+            "pid": self.child.pid if self.child else 0,
+            "worker": state if self.ready else "starting",
+            "devices": [device.status() for device in self.devices.values()],
+        }
 
     def ready_child(self) -> Child | None:
         return self.child if self.ready else None
@@ -89,7 +100,8 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self.reload)
-        async with ControlServer(self._config.control_socket, self.status):
+        answers = {"status": self.status, "domains": self.domains}
+        async with ControlServer(self._config.control_socket, answers):
             loop.add_reader(self._store.fileno(), self.on_watch)
             self._store.watch(BACKENDS)
             self._store.watch(_RELEASE_DOMAIN)
@@ -253,6 +265,7 @@ class Supervisor:
         if event == "ready":
             domain.ready = True
         elif event == "status":
+            domain.silent = False
             if domain.status and not domain.status.done():
                 domain.status.set_result(message.get("status"))
             return
@@ -272,7 +285,9 @@ class Supervisor:
             "worker ended",
             extra=fields(domain=domain.name, domid=domain.domid, pid=child.pid, status=status),
         )
-        domain.ready = False
+        domain.ready = domain.silent = False
+        if domain.status and not domain.status.done():
+            domain.status.set_result(None)
         for number, device in domain.devices.items():
             device.worker_gone()
             self.touch(domain.domid, number)
@@ -302,30 +317,30 @@ class Supervisor:
             "totals": {"domains": len(domains), "pixel_bytes_copied": copied},
         }
 
+    async def domains(self) -> dict:
+        """The part of status() that the supervisor knows itself: no worker is waited for."""
+        return {"domains": [domain.summary() for domain in self._domains.values()]}
+
     async def _domain_status(self, domain: Domain) -> dict:
-        answer: dict = {
-            "domid": domain.domid,
-            "name": domain.name,
-            "pid": domain.child.pid if domain.child else 0,
-            "worker": "ready" if domain.ready else "starting",
-        }
-        details = await self._worker_status(domain)
-        worker_devices = details.pop("devices", {}) if details else {}
-        answer |= details or {}
+        details = await self._worker_status(domain) or {}
+        answer = details | domain.summary()
+        devices = details.get("devices", {})
         answer["devices"] = [
-            device.status() | worker_devices.get(str(number), {})
-            for number, device in domain.devices.items()
+            devices.get(str(device["device"]), {}) | device for device in answer["devices"]
         ]
         return answer
 
     async def _worker_status(self, domain: Domain) -> dict | None:
+        """None if it doesn't answer; one that didn't is not waited for again until it does."""
         child = domain.ready_child()
-        if child is None:
+        if child is None or domain.silent:
             return None
         if domain.status is None or domain.status.done():
             domain.status = asyncio.get_running_loop().create_future()
             child.send(op="status")
-        with contextlib.suppress(TimeoutError):
+        try:
             status = await asyncio.wait_for(asyncio.shield(domain.status), _STATUS_SECONDS)
-            return status if isinstance(status, dict) else None
-        return None
+        except TimeoutError:
+            domain.silent = not domain.status.done()
+            return None
+        return status if isinstance(status, dict) else None
