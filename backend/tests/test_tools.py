@@ -168,5 +168,5 @@ def test_no_watch_is_lost_however_the_binding_says_that_none_is_left(monkeypatch
 
     connection = SimpleNamespace(check_watch=check_watch)
     binding = SimpleNamespace(Error=OSError, xs=lambda: connection)
-    monkeypatch.setattr(xenstore, "_binding", lambda: binding)
+    monkeypatch.setattr(xenstore, "xen_binding", lambda _: binding)
     assert xenstore.XenStore().fired() == ["/a", "/b"]

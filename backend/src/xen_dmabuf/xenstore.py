@@ -24,20 +24,21 @@ _NAME = re.compile(r"[^A-Za-z0-9_-]")
 _U32 = 0xFFFFFFFF
 
 
-def _binding():
+def xen_binding(name: str):
+    """Xen's own module xen.lowlevel.``name``, also where Debian hides it; UserError if missing."""
     try:
-        return importlib.import_module("xen.lowlevel.xs")
+        return importlib.import_module(f"xen.lowlevel.{name}")
     except ImportError:
         pass
     for directory in sorted(Path("/usr/lib").glob("xen-*/lib/python"), reverse=True):
         sys.path.append(str(directory))
         try:
-            return importlib.import_module("xen.lowlevel.xs")
+            return importlib.import_module(f"xen.lowlevel.{name}")
         except ImportError:
             sys.path.remove(str(directory))
     raise UserError(
-        "Python module xen.lowlevel.xs is missing: install xen-utils (Debian) or xen-tools-python"
-        " (OpenEmbedded) for this Python"
+        f"Python module xen.lowlevel.{name} is missing: install xen-utils (Debian) or"
+        " xen-tools-python (OpenEmbedded) for this Python"
     )
 
 
@@ -45,7 +46,7 @@ class XenStore:
     """A connection of Dom0. Calls are short round trips to xenstored; one thread only."""
 
     def __init__(self) -> None:
-        module = _binding()
+        module = xen_binding("xs")
         self._error = module.Error
         try:
             self._xs = module.xs()

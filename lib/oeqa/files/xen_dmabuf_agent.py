@@ -4,17 +4,21 @@
 
   xen_dmabuf_agent.py FOLDER
 
-makes the FIFO FOLDER/requests and serves until it is ended. A request is one line of JSON, REPLY the
-name of a FIFO in FOLDER that the asking end has made and reads; the answer there is [STATUS, OUTPUT]:
+makes the FIFO FOLDER/requests and serves until it is ended; FOLDER is its working directory. A
+request is one line of JSON, REPLY the name of a FIFO in FOLDER that the asking end has made and reads;
+the answer there is [STATUS, OUTPUT]:
 
   [REPLY, "status"]                         the backend's state, as `xen-dmabuf-backend status --json`
+  [REPLY, "domains"]                        the part of it that no worker is asked for: each domain, its worker, its devices
+  [REPLY, "gone", SECONDS, DOMID, ...]      waits until neither Xen nor the backend has any of these
+  [REPLY, "file", SECONDS, PATH]            waits until there is this file; OUTPUT is its text
   [REPLY, "console", TTY, SECONDS, COMMAND] a shell command in the DomU whose Xen console holds a root shell
   [REPLY, "boot", TTY, SECONDS, COMMAND]    the same as soon as that shell answers
 
 TTY is the pseudo terminal that xenconsoled keeps for the domain: /local/domain/DOMID/console/tty in
 XenStore. No network, no key, no agent in the DomU is needed. STATUS is the command's exit status, 125:
 no answer in time, or no console. One request after the other. Why it stays: on an emulated machine
-Python takes half a second to start, and takes it from the domains that are waited for.
+each process that is started takes its time from the domains that are waited for, Python half a second.
 """
 
 import errno
@@ -29,11 +33,24 @@ import tty
 
 from xen_dmabuf.errors import UserError
 from xen_dmabuf.query import ask
+from xen_dmabuf.xenstore import xen_binding
 
 SOCKET = "/run/xen-dmabuf/control.sock"
 NO_ANSWER = 125
 ASK_AGAIN = 1.0
 READER_SECONDS = 5.0
+PAUSE = 0.05
+
+xen = xen_binding("xc").xc()
+
+
+def write(fd: int, text: bytes, end: float) -> bool:
+    """Write to a terminal whose other end may have stopped reading; False if it takes no more in time."""
+    while text:
+        if not select.select([], [fd], [], max(0, end - time.monotonic()))[1]:
+            return False
+        text = text[os.write(fd, text):]
+    return True
 
 
 def converse(fd: int, command: str, seconds: float) -> tuple[int, str] | None:
@@ -43,8 +60,9 @@ def converse(fd: int, command: str, seconds: float) -> tuple[int, str] | None:
     # the terminal may echo what is written: there, no line ends after the first mark
     answer = re.compile(rf"BEGIN {mark}\r*\n(.*?)\r*\nEND {mark} (\d+)\r*\n".encode(), re.S)
     termios.tcflush(fd, termios.TCIFLUSH)
-    os.write(fd, line.encode())
     seen, end = b"", time.monotonic() + seconds
+    if not write(fd, line.encode(), end):
+        return None
     while (left := end - time.monotonic()) > 0:
         if select.select([fd], [], [], left)[0]:
             seen += os.read(fd, 65536)
@@ -57,7 +75,7 @@ def console(path: str, seconds: float, command: str, boot: bool = False) -> tupl
     """A shell command in a DomU."""
     end = time.monotonic() + seconds
     try:
-        fd = os.open(path, os.O_RDWR | os.O_NOCTTY)
+        fd = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
         try:
             tty.setraw(fd)
             # what is written before the shell reads is lost
@@ -71,20 +89,51 @@ def console(path: str, seconds: float, command: str, boot: bool = False) -> tupl
     return got or (NO_ANSWER, f'console "{path}": no answer in {seconds} s')
 
 
-def status() -> tuple[int, str]:
-    """The backend's state."""
+def backend(request: str) -> tuple[int, str]:
+    """The backend's answer to a request."""
     try:
-        return 0, json.dumps(ask(SOCKET, "status"))
+        return 0, json.dumps(ask(SOCKET, request))
     except UserError as error:
         return 2, str(error)
 
 
-def answer(what: str, *words) -> tuple[int, str]:
-    """Do what a request asks."""
-    if what == "status":
-        return status()
-    path, seconds, command = words
-    return console(path, float(seconds), command, what == "boot")
+def file(seconds: float, path: str) -> tuple[int, str]:
+    """Wait for a file."""
+    end = time.monotonic() + seconds
+    while not os.path.exists(path):
+        if time.monotonic() >= end:
+            return 1, f"after {seconds} s: no {path}"
+        time.sleep(PAUSE)
+    with open(path, encoding="utf-8", errors="replace") as stream:
+        return 0, stream.read()
+
+
+def gone(seconds: float, *domids: int) -> tuple[int, str]:
+    """Wait until the domains are neither in Xen nor in the backend.
+
+    Xen itself is asked: `xl list` waits a second while a domain dies.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        failed, text = backend("domains")
+        known = set() if failed else {entry["domid"] for entry in json.loads(text)["domains"]}
+        in_xen = {info["domid"] for info in xen.domain_getinfo()}.intersection(domids)
+        in_backend = known.intersection(domids)
+        if not failed and not in_xen and not in_backend:
+            return 0, ""
+        if time.monotonic() >= end:
+            return 1, f"after {seconds} s: in Xen {sorted(in_xen)}, in the backend {text if failed else sorted(in_backend)}"
+        time.sleep(PAUSE)
+
+
+ANSWERS = {
+    "status": lambda: backend("status"),
+    "domains": lambda: backend("domains"),
+    "gone": gone,
+    "file": file,
+    "console": console,
+    "boot": lambda *words: console(*words, boot=True),
+}
 
 
 def reader(path: str) -> int | None:
@@ -115,18 +164,18 @@ def reply(path: str, got: tuple[int, str]) -> None:
 
 def main(folder: str) -> None:
     """Serve."""
-    requests = os.path.join(folder, "requests")
-    os.mkfifo(requests, 0o600)
+    os.chdir(folder)
+    os.mkfifo("requests", 0o600)
     # open for writing as well: no end of file between two that ask
-    with open(os.open(requests, os.O_RDWR), encoding="utf-8") as lines:
+    with open(os.open("requests", os.O_RDWR), encoding="utf-8") as lines:
         for line in lines:
             name, *words = json.loads(line)
-            path = os.path.join(folder, name)
             try:
-                got = answer(*words)
+                what, *words = words
+                got = ANSWERS[what](*words)
             except Exception as error:  # a wrong request; the next one may be right
                 got = 1, f"{line}: {error!r}"
-            reply(path, got)
+            reply(name, got)
 
 
 if __name__ == "__main__":

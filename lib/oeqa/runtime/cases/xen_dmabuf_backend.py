@@ -4,7 +4,6 @@
 from oeqa.runtime.xen_dmabuf.case import XenDmabufCase
 from oeqa.runtime.xen_dmabuf.crash import PHASES
 from oeqa.runtime.xen_dmabuf.dom0 import poll
-from oeqa.runtime.xen_dmabuf.domu import DomU
 
 SERVICE = "xen-dmabuf-backend"
 
@@ -15,25 +14,20 @@ class XenDmabufBackendTest(XenDmabufCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.one = DomU(cls.dom0, "xen-dmabuf-shared", 5)
+        cls.one = cls.class_domu("xen-dmabuf-shared", 5)
         cls.one.start()
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.one.destroy()
-        super().tearDownClass()
 
     def kill(self, pid):
         """kill -9; then: another worker, the picture, and not one grant more than it needs."""
-        old = self.one.backend()["pid"]
+        old = self.one.worker()
         self.dom0.run(f"kill -9 {pid}")
         self.new_worker(self.one, old)
 
     def new_worker(self, domu, old):
         """Wait for another worker and its picture; nothing of the old one may be left."""
         def other():
-            serving = self.dom0.ask("status")[0] == 0  # the service may be starting
-            return serving and domu.backend() and domu.backend()["pid"] not in (0, old)
+            serving = self.dom0.ask("domains")[0] == 0  # the service may be starting
+            return serving and domu.known() and domu.worker() not in (0, old)
 
         poll(other, 120, f"{domu.name}: another worker than {old}")
         self.assert_back(domu)
@@ -42,17 +36,17 @@ class XenDmabufBackendTest(XenDmabufCase):
 
     def test_worker_killed_while_shown_and_idle(self):
         self.one.screens("hold")
-        self.kill(self.one.backend()["pid"])
+        self.kill(self.one.worker())
 
     def test_worker_killed_while_flipping(self):
         self.one.screens("run")
-        self.kill(self.one.backend()["pid"])
+        self.kill(self.one.worker())
 
     def test_worker_killed_while_the_compositor_holds_its_buffer(self):
         """Weston is stopped, so it keeps the buffer beyond the worker's life."""
         weston = self.dom0.main_pid("weston")
         self.one.screens("run")
-        old = self.one.backend()["pid"]
+        old = self.one.worker()
         self.dom0.run(f"kill -STOP {weston}")
         self.addCleanup(self.dom0.try_run, f"kill -CONT {weston}")
         self.dom0.run(f"kill -9 {old}; kill -CONT {weston}")
@@ -113,25 +107,25 @@ class XenDmabufBackendTest(XenDmabufCase):
 
     def test_service_restarted(self):
         self.one.screens("run")
-        old = self.one.backend()["pid"]
+        old = self.one.worker()
         self.dom0.run(f"systemctl restart {SERVICE}", 60)
         self.new_worker(self.one, old)
 
     def test_service_reloaded(self):
         """The configuration is read again, and no picture notices."""
         self.one.screens("run")
-        worker, before = self.one.backend()["pid"], self.one.flips()
+        worker, before = self.one.worker(), self.one.flips()
         self.dom0.run(f"systemctl reload {SERVICE}", 60)
         poll(lambda: self.one.flips() > before, 60, "flips after the reload")
-        self.assertEqual(self.one.backend()["pid"], worker, "the worker was replaced")
+        self.assertEqual(self.one.worker(), worker, "the worker was replaced")
 
     def test_weston_killed(self):
         """The compositor dies: the worker waits for the next one and shows the same buffers there."""
         self.one.screens("hold")
         (screen,) = self.one.screens("flip 2", 60)
-        worker = self.one.backend()["pid"]
+        worker = self.one.worker()
         self.dom0.run(f"kill -9 {self.dom0.main_pid('weston')}")
         self.dom0.wait_for_services()
         self.assert_shown(self.one, screen)
         self.assert_flips(self.one)
-        self.assertEqual(self.one.backend()["pid"], worker, "the worker was restarted, too")
+        self.assertEqual(self.one.worker(), worker, "the worker was restarted, too")

@@ -2,9 +2,8 @@
 """Crash-release: a DomU ends in every phase and in every way; nothing stays, nobody else notices."""
 
 from oeqa.runtime.xen_dmabuf.case import XenDmabufCase
-from oeqa.runtime.xen_dmabuf.crash import PHASES, WAYS
+from oeqa.runtime.xen_dmabuf.crash import PHASES, STUCK, end
 from oeqa.runtime.xen_dmabuf.dom0 import poll
-from oeqa.runtime.xen_dmabuf.domu import DomU
 
 
 class XenDmabufReleaseTest(XenDmabufCase):
@@ -13,34 +12,29 @@ class XenDmabufReleaseTest(XenDmabufCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.witness = DomU(cls.dom0, "xen-dmabuf-witness", 9)
+        cls.witness = cls.class_domu("xen-dmabuf-witness", 9)
         cls.witness.start(size="320x240")
         cls.restarts = cls.dom0.restarts()
-        cls.worker = cls.witness.backend()["pid"]
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.witness.destroy()
-        super().tearDownClass()
+        cls.worker = cls.witness.worker()
 
     def crash(self, phase, way):
         """End a DomU; then: nothing of it is left, the witness and the services did not notice."""
         memory = self.dom0.memory()
+        before = self.witness.flips()
         domu = self.domu()
         PHASES[phase](domu)
-        before = self.witness.flips()
-        WAYS[way](domu)
+        end(domu, way)
         self.assert_nothing_left(memory, domu)
         self.witness.screens("flip 3", 60)
         self.assertGreaterEqual(self.witness.flips(), before + 3, "the other DomU's flips")
-        self.assertEqual(self.witness.backend()["pid"], self.worker, "the other DomU's worker")
+        self.assertEqual(self.witness.worker(), self.worker, "the other DomU's worker")
         self.assertEqual(self.dom0.restarts(), self.restarts, "restarts of backend and Weston")
 
     def test_destroyed_before_connect(self):
         self.crash("before connect", "destroy")
 
     def test_destroyed_during_dbuf_create(self):
-        self.crash("during DBUF_CREATE", "destroy, its worker stuck")
+        self.crash("during DBUF_CREATE", STUCK)
 
     def test_destroyed_while_flipping(self):
         self.crash("while flipping", "destroy")
@@ -49,7 +43,7 @@ class XenDmabufReleaseTest(XenDmabufCase):
         self.crash("shown and idle", "destroy")
 
     def test_destroyed_during_dbuf_destroy(self):
-        self.crash("during DBUF_DESTROY", "destroy, its worker stuck")
+        self.crash("during DBUF_DESTROY", STUCK)
 
     def test_panic_while_flipping(self):
         self.crash("while flipping", "panic")

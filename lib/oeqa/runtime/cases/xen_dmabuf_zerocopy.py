@@ -6,7 +6,7 @@ import json
 from oeqa.runtime.xen_dmabuf import picture
 from oeqa.runtime.xen_dmabuf.case import XenDmabufCase
 from oeqa.runtime.xen_dmabuf.dom0 import PAGE, poll
-from oeqa.runtime.xen_dmabuf.domu import SYSTEMD, DomU
+from oeqa.runtime.xen_dmabuf.domu import SYSTEMD
 
 POKED, POKED_BACK = 0x5A17C3, 0xC3175A
 COLOURS_OF_A_CLIENT = 100  # more than background, panel and cursor have
@@ -18,13 +18,8 @@ class XenDmabufZeroCopyTest(XenDmabufCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.one = DomU(cls.dom0, "xen-dmabuf-shared", 7)
+        cls.one = cls.class_domu("xen-dmabuf-shared", 7)
         cls.one.start()
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.one.destroy()
-        super().tearDownClass()
 
     def test_frames_are_exact_and_in_order(self):
         self.one.screens("hold")
@@ -54,7 +49,7 @@ class XenDmabufZeroCopyTest(XenDmabufCase):
         (screen,) = self.one.screens()
         x, y = screen["width"] // 2, screen["height"] // 2
         offset = y * screen["pitch"] + x * 4
-        pid, before = self.one.backend()["pid"], self.one.flips()
+        pid, before = self.one.worker(), self.one.flips()
         old = self.one.send(f"peek 0 {x} {y}")["rgb"]
         self.one.send(f"poke 0 {x} {y} {POKED:06x}")
         files = [str(b["fd"]) for b in self.one.buffers() if b["strategy"] == "map"]
@@ -67,7 +62,7 @@ class XenDmabufZeroCopyTest(XenDmabufCase):
         self.assertEqual(self.one.flips(), before, "a page flip came between: this proves nothing")
 
     def test_no_pixel_is_copied_or_mapped(self):
-        pid = self.one.backend()["pid"]
+        pid = self.one.worker()
         before = json.loads(self.dom0.probe("footprint", pid))
         (screen,) = self.one.screens("flip 20", 180)
         after = json.loads(self.dom0.probe("footprint", pid))

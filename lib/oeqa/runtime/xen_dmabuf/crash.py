@@ -5,24 +5,23 @@ A phase is reached for sure, not by timing: where a request must be open, the wo
 answer it is stopped first (SIGSTOP), and goes on after the end.
 """
 
-from .dom0 import poll
+from .dom0 import TOOLS, poll
 
 
 def _before_connect(domu):
     domu.create(paused=True)
-    poll(domu.backend, 60, f"{domu.name} in the backend's status")
+    poll(domu.known, 60, f"{domu.name} in the backend's status")
 
 
 def _worker_stopped(domu):
-    pid = domu.backend()["pid"]
-    domu.dom0.run(f"kill -STOP {pid}")
-    domu.stopped = pid
+    domu.stopped = domu.worker()
+    domu.dom0.run(f"kill -STOP {domu.stopped}")
 
 
 def _during_create(domu):
     domu.create(options=None)
     domu.wait_for_shell()
-    poll(lambda: (domu.backend() or {}).get("devices"), 60, "the device in the backend's status")
+    poll(lambda: (domu.known() or {}).get("devices"), 60, "the device in the backend's status")
     poll(lambda: domu.try_run("ls /dev/dri/card*")[0] == 0, 60, "the frontend's card")
     _worker_stopped(domu)
     domu.resume_pattern()
@@ -31,9 +30,9 @@ def _during_create(domu):
 
 def _flipping(domu):
     domu.start()
-    first = domu.flips()
-    domu.screens("run")
-    poll(lambda: domu.flips() > first + 2, 60, f"{domu.name} flipping")
+    (screen,) = domu.screens("run")
+    # by its own account: the backend may have to wait for another domain's stopped worker
+    poll(lambda: domu.screens()[0]["flips"] > screen["flips"] + 2, 60, f"{domu.name} flipping")
 
 
 def _idle(domu):
@@ -57,37 +56,55 @@ PHASES = {
 
 
 def _go_on(domu):
-    if domu.stopped:
-        domu.dom0.run(f"kill -CONT {domu.stopped}")
+    return f"kill -CONT {domu.stopped}" if domu.stopped else "true"
 
 
 def _destroy(domu):
     if not domu.stopped:
-        domu.dom0.run(f"xl destroy {domu.domid}", 60)
-        return
+        return f"xl destroy {domu.domid}"
     # the toolstack gives a backend 10 s: its worker goes on as soon as it has been asked
     node = f"/local/domain/0/backend/vdispl/{domu.domid}/0/state"
-    domu.dom0.run(f"xl destroy {domu.domid} & while [ \"$(xenstore-read {node})\" = 4 ]; do :; done; "
-                  f"kill -CONT {domu.stopped}; wait $!", 60)
+    return (f"xl destroy {domu.domid} & while [ \"$(xenstore-read {node})\" = 4 ]; do :; done; "
+            f"{_go_on(domu)}; wait $!")
 
 
 def _destroy_stuck(domu):
     """The worker goes on only when the domain is dead: until then it is a zombie."""
-    domu.dom0.run(f"xl destroy {domu.domid}", 60)
-    _go_on(domu)
+    return f"xl destroy {domu.domid} && {_go_on(domu)}"
 
 
 def _panic(domu):
     # the answer never comes: the command is put into the background
     domu.try_run("(sleep 0.2; echo c > /proc/sysrq-trigger) & true")
-    _go_on(domu)
+    return _go_on(domu)
 
 
 def _shutdown(domu):
     # the kernel asks an init that is no init: it has to be told what powers off
     domu.run("echo '/sbin/poweroff -f -f' > /proc/sys/kernel/poweroff_cmd")
-    domu.dom0.run(f"xl shutdown {domu.domid}")
-    _go_on(domu)
+    return f"xl shutdown {domu.domid} && {_go_on(domu)}"
 
 
-WAYS = {"destroy": _destroy, "destroy, its worker stuck": _destroy_stuck, "panic": _panic, "shutdown": _shutdown}
+# Each does in the DomU what must be done there and returns Dom0's part, a shell command.
+STUCK = "destroy, its worker stuck"
+WAYS = {"destroy": _destroy, STUCK: _destroy_stuck, "panic": _panic, "shutdown": _shutdown}
+
+
+def begin_end(domu, way):
+    """Start to end a DomU; wait_for_end() must follow."""
+    log = f"{TOOLS}/end-{domu.domid}"
+    domu.dom0.run(f"{{ {{ {WAYS[way](domu)}; echo \"status $?\"; }} > {log}.unfinished 2>&1; "
+                  f"mv {log}.unfinished {log}; }} < /dev/null > /dev/null 2>&1 &")
+
+
+def wait_for_end(domu):
+    """Wait for what begin_end() has started; AssertionError if it failed."""
+    status, output = domu.dom0.ask("file", 90, f"{TOOLS}/end-{domu.domid}", timeout=120)
+    if status or not output.endswith("status 0\n"):
+        raise AssertionError(f"Dom0: the end of {domu.name}: {output}")
+
+
+def end(domu, way):
+    """End a DomU."""
+    begin_end(domu, way)
+    wait_for_end(domu)

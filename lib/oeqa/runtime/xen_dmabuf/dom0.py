@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Dom0 as the cases see it: only by commands over the target's SSH."""
 
+import functools
 import json
 import os
 import re
@@ -10,11 +11,14 @@ import time
 
 from . import picture
 
+CONFIGURATION = "/etc/xen/domu.cfg"
 TOOLS = "/tmp/xen-dmabuf-test"
 PAGE = 4096
 _FILES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "files")
 _AGENT, _PROBE = "xen_dmabuf_agent.py", "xen_dmabuf_probe.py"
-_END_AGENT = "[ ! -e agent.pid ] || kill $(cat agent.pid)"
+# its process number, if that still is the process that has TOOLS as working directory, not a later one
+_AGENT_RUNS = f"cd {TOOLS} && read -r agent < agent.pid && [ /proc/$agent/cwd -ef . ]"
+_END_AGENT = f"! {{ {_AGENT_RUNS}; }} 2> /dev/null || kill $agent"
 _DROP_IN = "/run/systemd/system/weston.service.d/zz-xen-dmabuf-test.conf"
 _WAYLAND = "XDG_RUNTIME_DIR=/run WAYLAND_DISPLAY=wayland-0"
 
@@ -54,13 +58,18 @@ class Dom0:
         """(status, output) of a request to files/xen_dmabuf_agent.py; AssertionError if that gives no answer."""
         # $$ is the shell's number, known to it alone; a shell's own words start no process
         request = shlex.quote(json.dumps(words)[1:])
-        command = (f"cd {TOOLS} && read -r agent < agent.pid && kill -0 $agent && mkfifo $$ && "
-                   f"printf '[\"%s\", %s\\n' $$ {request} > requests && "
+        command = (f"{_AGENT_RUNS} && mkfifo $$ && printf '[\"%s\", %s\\n' $$ {request} > requests && "
                    "read -r answer < $$ && printf '%s\\n' \"$answer\"")
         status, output = self.try_run(command, timeout)
         if status:
             raise AssertionError(f"Dom0: no answer from {_AGENT} to {words}, {status}: {output}\n{self._agent_log()}")
         return tuple(json.loads(output))
+
+    @functools.cached_property
+    def disk(self):
+        """xl's ``disk`` of the layer's domu.cfg, to read only: several domains may have it then."""
+        text = self.run(f"cat {CONFIGURATION}")
+        return "['" + re.search(r"^disk *= *\['([^',]+,xvda),", text, re.M)[1] + ",r']"
 
     # -- preparation
 
@@ -82,10 +91,10 @@ class Dom0:
 
     def _start_agent(self):
         """One process answers ask(); one that an interrupted run has left is ended."""
-        self.run(f"cd {TOOLS}; {_END_AGENT}; rm -f requests; "
-                 f"setsid python3 -I {_AGENT} {TOOLS} < /dev/null > agent.log 2>&1 & echo $! > {TOOLS}/agent.pid")
-        poll(lambda: self.try_run(f"test -p {TOOLS}/requests")[0] == 0 or self._agent_log(), 60, f"{_AGENT} in Dom0")
-        if self._agent_log():
+        self.run(f"{_END_AGENT}; cd {TOOLS}; rm -f requests; "
+                 f"setsid python3 -I {_AGENT} {TOOLS} < /dev/null > agent.log 2>&1 & "
+                 "echo $! > agent.pid; while [ ! -p requests ] && kill -0 $!; do :; done")
+        if self.try_run(f"test -p {TOOLS}/requests")[0]:
             raise AssertionError(f"Dom0: {_AGENT} has ended:\n{self._agent_log()}")
 
     def _agent_log(self):
@@ -93,7 +102,7 @@ class Dom0:
 
     def clean_up(self):
         """Remove what prepare() installed; the running Weston keeps its argument until it is restarted."""
-        self.run(f"cd {TOOLS} && {_END_AGENT}; rm -rf {TOOLS} {_DROP_IN}; systemctl daemon-reload")
+        self.run(f"{_END_AGENT}; rm -rf {TOOLS} {_DROP_IN}; systemctl daemon-reload")
 
     def weston_command(self):
         """The running Weston's command line."""
@@ -111,40 +120,48 @@ class Dom0:
 
     # -- state
 
-    def domains(self):
-        """Domain ids of all domains but Dom0, zombies included (`xl list` prints nothing while one vanishes).
-
-        Without -l, which can wait for seconds for a domain that is being destroyed.
-        """
-        text = poll(lambda: self.run("xl list 2>/dev/null || true").strip(), 30, "xl list")
-        # name, id, memory, processors, state, time
-        found = [int(line.split()[-5]) for line in text.splitlines()[1:]]
-        return [domid for domid in found if domid]
-
     def status(self):
         """The backend's state."""
-        status, output = self.ask("status")
+        return self._backend("status")
+
+    def known(self):
+        """The domains that the backend knows, without what only their workers know; no worker is waited for."""
+        return self._backend("domains")["domains"]
+
+    def _backend(self, request):
+        status, output = self.ask(request)
         if status:
-            raise AssertionError(f"Dom0: the backend's state: {output}")
+            raise AssertionError(f"Dom0: the backend's {request}: {output}")
         return json.loads(output)
+
+    def wait_until_gone(self, domids, seconds):
+        """Wait until neither Xen nor the backend has any of these domains."""
+        status, output = self.ask("gone", seconds, *domids, timeout=seconds + 30)
+        if status:
+            raise AssertionError(f"domains {sorted(domids)} are not gone {output}")
 
     def grant_tables(self):
         """Xen's grant tables (debug key g), as lines."""
-        text = self.run("xl dmesg -c > /dev/null; xl debug-keys g; xl dmesg")
-        if "gnttab_usage_print_all" not in text:
-            raise AssertionError(f"xl debug-keys g printed no grant tables:\n{text[-2000:]}")
-        return text.splitlines()
+        text = self.run("xl debug-keys g; xl dmesg -c")
+        before, mark, tables = text.rpartition("gnttab_usage_print_all [")
+        if not mark:
+            raise AssertionError(f"xl debug-keys g printed no grant tables:\n{before[-2000:]}")
+        return tables.splitlines()
 
-    def grants(self, domid):
-        """How many grants of a domain Dom0 has mapped, by Xen's own table."""
-        count, inside = 0, False
+    def mapped_grants(self):
+        """How many grants of each domain Dom0 has mapped, by Xen's own table; no entry: none."""
+        mapped, domid = {}, None
         for line in self.grant_tables():
             head = re.search(r"grant-table for remote d(\d+)", line)
             if head:
-                inside = int(head[1]) == domid
-            elif inside and re.search(r"\[0x[0-9a-f]+\]\s+0\s", line):
-                count += 1
-        return count
+                domid = int(head[1])
+            elif re.search(r"\[0x[0-9a-f]+\]\s+0\s", line):
+                mapped[domid] = mapped.get(domid, 0) + 1
+        return mapped
+
+    def grants(self, domid):
+        """The same for one domain."""
+        return self.mapped_grants().get(domid, 0)
 
     def maptrack_frames(self):
         """Pages in which Xen notes what Dom0 has mapped, 256 grants in each; they are never given back."""

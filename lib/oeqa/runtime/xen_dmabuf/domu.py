@@ -5,9 +5,8 @@ import json
 import re
 import shlex
 
-from .dom0 import PAGE
+from .dom0 import CONFIGURATION, PAGE
 
-CONFIGURATION = "/etc/xen/domu.cfg"
 PATTERN = "init=/usr/lib/xen-dmabuf/pattern-init"
 SYSTEMD = "systemd.debug_shell=hvc0 systemd.mask=serial-getty@hvc0.service"
 ANSWERS = "until xen-dmabuf-pattern send state > /dev/null 2>&1; do :; done"
@@ -17,7 +16,8 @@ BOOT_SECONDS = 180
 class DomU:
     """``stream`` is the number that its frames carry. Not running before create().
 
-    ``stopped`` is its worker's process number where a test has stopped it (SIGSTOP), else 0.
+    ``stopped`` is its worker's process number where a test has stopped it (SIGSTOP), else 0;
+    ``gone`` says that it was seen to be gone.
     """
 
     def __init__(self, dom0, name, stream):
@@ -26,7 +26,7 @@ class DomU:
         self.stream = stream
         self.domid = 0
         self.stopped = 0
-        self._disks = ""
+        self.gone = False
         self._tty = ""
 
     # -- life
@@ -43,7 +43,7 @@ class DomU:
             pattern = "pattern=" + ",".join([*options.split(), "--stream", str(self.stream)])
         connectors = size if ":" in size else f"id0:{size}"
         values = {
-            "name": f'"{self.name}"', "memory": "256", "vif": "[]", "disk": self._disk(),
+            "name": f'"{self.name}"', "memory": "256", "vif": "[]", "disk": self.dom0.disk,
             "on_reboot": '"destroy"', "on_crash": '"destroy"',
             "vdispl": f'["backend=Domain-0,be-alloc=0,connectors={connectors}"]',
             "extra": f'"console=hvc0 root=/dev/xvda ro panic=-1 quiet {line} {pattern}"', **overrides}
@@ -53,13 +53,6 @@ class DomU:
             "echo created $domid $(xenstore-read /local/domain/$domid/console/tty)", 120)
         domid, self._tty = re.search(r"^created (\d+) (\S+)$", output, re.M).groups()
         self.domid = int(domid)
-
-    def _disk(self):
-        """The configuration's disk, to read only: several domains may have it then."""
-        if not self._disks:
-            text = self.dom0.run(f"cat {CONFIGURATION}")
-            self._disks = "['" + re.search(r"^disk *= *\['([^',]+,xvda),", text, re.M)[1] + ",r']"
-        return self._disks
 
     def start(self, **arguments):
         """create() and wait for the pattern program."""
@@ -76,7 +69,8 @@ class DomU:
 
     def destroy(self):
         """`xl destroy` if it is there."""
-        self.dom0.try_run(f"xl destroy {self.name}", 60)
+        if not self.gone:
+            self.dom0.try_run(f"xl destroy {self.name}", 60)
 
     def try_run(self, command, seconds=30):
         """(status, output) of a shell command in the DomU."""
@@ -120,6 +114,14 @@ class DomU:
     def backend(self):
         """Its part of the backend's state; None if the backend doesn't know it."""
         return next((d for d in self.dom0.status()["domains"] if d["domid"] == self.domid), None)
+
+    def known(self):
+        """The same without what only its worker knows, which is not asked: it may be stopped."""
+        return next((d for d in self.dom0.known() if d["domid"] == self.domid), None)
+
+    def worker(self):
+        """Its worker's process number."""
+        return self.known()["pid"]
 
     def buffers(self):
         """Its display buffers as the backend has them."""
