@@ -84,8 +84,11 @@ def _overlay(root: Path, folder: Path) -> None:
 
 
 def _users(root: Path) -> None:
-    """Create the users that all packages and units declare."""
+    """Create the users that all packages and units declare; root's shell is sh, as on OpenEmbedded's images."""
     process.run([*_emulated(root, "systemd-sysusers"), f"--root={root}"], what="users")
+    passwd = root / "etc/passwd"
+    text = passwd.read_text(encoding="utf-8")
+    passwd.write_text(text.replace(":/root:/bin/bash\n", ":/root:/bin/sh\n"), encoding="utf-8")
 
 
 def _enable(root: Path, wants: dict[str, str]) -> None:
