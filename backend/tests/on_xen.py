@@ -16,6 +16,7 @@ import errno
 import os
 import signal
 import sys
+import time
 import traceback
 
 import on_xen_strangers
@@ -298,9 +299,10 @@ def run_cases(names: list[str]) -> bool:
 
 def _run(number: int, case) -> bool:
     text = f"{number} - {case.__name__}: {case.__doc__}"
+    start = time.monotonic()
     try:
         case()
-        print(f"ok {text}", flush=True)
+        print(f"ok {text} ({time.monotonic() - start:.1f} s)", flush=True)
     except Skip as reason:
         print(f"ok {text} # SKIP {reason}", flush=True)
     except Exception as error:

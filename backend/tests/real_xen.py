@@ -12,7 +12,6 @@ import array
 import contextlib
 import errno
 import fcntl
-import json
 import mmap
 import os
 import struct
@@ -24,6 +23,8 @@ from frontend import PAGE, Frontend
 from waiting import wait_until
 
 from xen_dmabuf import _sys
+from xen_dmabuf.config import Config
+from xen_dmabuf.query import ask
 from xen_dmabuf.xenstore import XenStore
 
 _ALLOC_GREF = _sys._ioc(0, "G", 5, 24)
@@ -282,7 +283,6 @@ def service_pid(unit: str = "xen-dmabuf-backend") -> int:
 
 def own_status() -> dict:
     """The backend's state of this domain; in Dom0 only."""
-    command = ["xen-dmabuf-backend", "status", "--json"]
-    answer = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    answer = ask(Config().control_socket, "status")
     (domain,) = [entry for entry in answer["domains"] if entry["domid"] == DOMID]
     return domain

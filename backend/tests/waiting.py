@@ -5,20 +5,28 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+
+
+def _pauses(what: str, seconds: float) -> Iterator[float]:
+    """Ever longer ones to the deadline: to ask XenStore from a DomU costs others their time."""
+    deadline = time.monotonic() + seconds
+    pause = 0.005
+    while time.monotonic() < deadline:
+        yield pause
+        pause = min(pause * 1.3, 0.1)
+    raise AssertionError(f"timed out: {what}")
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 10.0) -> None:
     """Poll ``condition`` to a deadline."""
-    deadline = time.monotonic() + seconds
+    pauses = _pauses(what, seconds)
     while not condition():
-        assert time.monotonic() < deadline, f"timed out: {what}"
-        time.sleep(0.005)
+        time.sleep(next(pauses))
 
 
 async def until(condition: Callable[[], bool], what: str, seconds: float = 10.0) -> None:
     """wait_until() for coroutines."""
-    deadline = time.monotonic() + seconds
+    pauses = _pauses(what, seconds)
     while not condition():
-        assert time.monotonic() < deadline, f"timed out: {what}"
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(next(pauses))
