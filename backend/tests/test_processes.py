@@ -67,6 +67,7 @@ def test_a_killed_server_is_replaced_and_its_workers_live():
     async def test(server):
         worker, ours = await server.fork()
         killed = server.pid
+        assert len(os.listdir(f"/proc/{killed}/task")) == 1, "a thread would not be forked"
         server._process.kill()
         await server._process.wait()
         another, other = await server.fork()

@@ -12,6 +12,7 @@ drm_mode.h of Linux 6.12, gbm.h of Mesa; ioctls 15 to 17 of gntdev: docs/kernel-
 from __future__ import annotations
 
 import array
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -334,6 +335,19 @@ def _gbm() -> ctypes.CDLL:
         function.restype = result
         function.argtypes = arguments
     return library
+
+
+def preload_gbm() -> None:
+    """Load libgbm and Mesa's drivers behind it: forked processes share what that costs.
+
+    Opens no device and starts no thread. What is missing or another vendor's is left to the worker.
+    """
+    with contextlib.suppress(UserError, OSError):
+        _gbm()
+        with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+            paths = [line.split(maxsplit=5)[-1].strip() for line in maps if "/libgbm.so.1" in line]
+        # Mesa 25 has its drivers behind this one, others have them elsewhere
+        ctypes.CDLL(os.path.join(os.path.dirname(paths[0]), "gbm", "dri_gbm.so"))
 
 
 class GbmBo:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The process that workers are forked from: `python3 -m xen_dmabuf.forkserver --control-fd FD`.
 
-Started by the supervisor as the workers' unprivileged user. It has imported what a worker needs,
+Started by the supervisor as the workers' unprivileged user. It has loaded what a worker needs,
 opens nothing, and reads nothing but requests of the supervisor: a DomU's screen need not wait until
 Python has started, and workers share the memory of what they import.
 
@@ -92,6 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="xen_dmabuf.forkserver", description="Forks workers; started by the supervisor only."
     )
     parser.add_argument("--control-fd", type=int, required=True)
+    parser.add_argument("--preload-gbm", action="store_true", help="workers will need libgbm")
     options = parser.parse_args(arguments)
     logs.setup("info")
     _sys.forbid_inspection()
@@ -100,6 +101,8 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         log.error("no worker can run", extra=fields(reason=error))
         return 2
+    if options.preload_gbm:
+        _sys.preload_gbm()
     # what is imported is never freed: not even its reference marks are to be copied by a collection
     gc.freeze()
     with contextlib.suppress(ConnectionError):  # the supervisor is gone

@@ -51,6 +51,11 @@ def _account(config: Config) -> dict:
     return {"user": user, "group": group, "extra_groups": extra}
 
 
+def _preload(config: Config) -> list[str]:
+    wanted = any("gbm" in gpu.allocators for gpu in config.gpu.values())
+    return ["--preload-gbm"] if wanted else []
+
+
 class Process:
     """A forked worker: this process's child, which asyncio doesn't know. Asyncio thread only."""
 
@@ -140,6 +145,7 @@ class ForkServer:
                     "-m",
                     "xen_dmabuf.forkserver",
                     f"--control-fd={theirs.fileno()}",
+                    *_preload(self.config),
                     stdin=asyncio.subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
                     env=environment,
