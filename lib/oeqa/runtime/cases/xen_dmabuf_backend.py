@@ -2,7 +2,7 @@
 """The backend dies: systemd or the supervisor starts it again, the picture is back, the DomU was not restarted."""
 
 from oeqa.runtime.xen_dmabuf.case import XenDmabufCase
-from oeqa.runtime.xen_dmabuf.crash import PHASES
+from oeqa.runtime.xen_dmabuf.crash import hold_create, hold_destroy
 from oeqa.runtime.xen_dmabuf.dom0 import poll
 
 SERVICE = "xen-dmabuf-backend"
@@ -69,29 +69,37 @@ class XenDmabufBackendTest(XenDmabufCase):
         self.one.wait_for_pattern()
         self.assert_flips(self.one)
 
-    def killed_in(self, phase, victim=None):
-        """A worker has a DomU's request and is killed before it answers, or ``victim`` (a unit's main
-        process) is: the picture comes nevertheless."""
-        self.one.stop_pattern()  # where both windows come back, either may be above
-        self.addCleanup(self.one.wait_for_pattern)  # the next case sends to it at once
-        self.addCleanup(self.one.resume_pattern)
-        domu = self.domu(stream=6)
-        PHASES[phase](domu)
-        self.dom0.run(f"kill -9 {self.dom0.main_pid(victim) if victim else domu.stopped}")
-        domu.resume_pattern()
-        self.new_worker(domu, domu.stopped)
+    def killed_in_request(self, victim=None):
+        """The worker has a request that it has not answered: it is killed, or ``victim``, a unit's main
+        process, is. The picture comes nevertheless."""
+        worker = self.one.stopped
+        self.addCleanup(self.dom0.try_run, f"kill -CONT {worker}")
+        self.dom0.run(f"kill -9 {self.dom0.main_pid(victim) if victim else worker}")
+        self.one.resume_pattern()
+        self.new_worker(self.one, worker)
+
+    def killed_at_create(self, victim=None):
+        self.one.stop_pattern()
+        self.one.run("while pgrep -x xen-dmabuf-patt; do :; done", 60)
+        hold_create(self.one)
+        self.killed_in_request(victim)
+
+    def killed_at_destroy(self, victim=None):
+        self.one.screens("hold")
+        hold_destroy(self.one)
+        self.killed_in_request(victim)
 
     def test_worker_killed_during_dbuf_create(self):
-        self.killed_in("during DBUF_CREATE")
+        self.killed_at_create()
 
     def test_worker_killed_during_dbuf_destroy(self):
-        self.killed_in("during DBUF_DESTROY")
+        self.killed_at_destroy()
 
     def test_supervisor_killed_during_dbuf_create(self):
-        self.killed_in("during DBUF_CREATE", SERVICE)
+        self.killed_at_create(SERVICE)
 
     def test_supervisor_killed_during_dbuf_destroy(self):
-        self.killed_in("during DBUF_DESTROY", SERVICE)
+        self.killed_at_destroy(SERVICE)
 
     def releasing(self):
         """Pages that the backend has released and the compositor still holds."""

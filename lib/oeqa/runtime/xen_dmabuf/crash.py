@@ -18,14 +18,25 @@ def _worker_stopped(domu):
     domu.dom0.run(f"kill -STOP {domu.stopped}")
 
 
+def hold_create(domu):
+    """Let a pattern program that was stopped ask for its display buffers; its worker can't answer."""
+    _worker_stopped(domu)
+    domu.resume_pattern()
+    domu.run("until pgrep -x xen-dmabuf-patt; do :; done")
+
+
+def hold_destroy(domu):
+    """Let a running pattern program give its display buffers back; its worker can't answer."""
+    _worker_stopped(domu)
+    domu.stop_pattern()
+
+
 def _during_create(domu):
     domu.create(options=None)
     domu.wait_for_shell()
     poll(lambda: (domu.known() or {}).get("devices"), 60, "the device in the backend's status")
     poll(lambda: domu.try_run("ls /dev/dri/card*")[0] == 0, 60, "the frontend's card")
-    _worker_stopped(domu)
-    domu.resume_pattern()
-    domu.run("until pgrep -x xen-dmabuf-patt; do :; done")
+    hold_create(domu)
 
 
 def _flipping(domu):
@@ -42,8 +53,7 @@ def _idle(domu):
 
 def _during_destroy(domu):
     domu.start()
-    _worker_stopped(domu)
-    domu.stop_pattern()
+    hold_destroy(domu)
 
 
 PHASES = {
