@@ -211,7 +211,7 @@ def weston_is_exact(scene: Scene) -> str:
 
     wait_until(moved, 60, "the DomU's moving client")
     scene.pictures.append(("The same a moment later", "weston-moving-2.png"))
-    scene.domu.run("pkill -STOP -f weston-simple-shm")
+    scene.domu.run("pkill -STOP -x weston-simple-s")
     drawn: list[np.ndarray] = []
 
     def equal() -> tuple[int, int] | None:
@@ -221,7 +221,7 @@ def weston_is_exact(scene: Scene) -> str:
     try:
         x, y = wait_until(equal, 60, "Dom0's window to equal the framebuffer of the DomU's Weston")
     finally:
-        scene.domu.run("pkill -CONT -f weston-simple-shm")
+        scene.domu.run("pkill -CONT -x weston-simple-s")
     scene.pictures.append(("Held still: Dom0's screen", "weston-still.png"))
     scene.keep("weston-drawn", "Held still: the framebuffer, read in the DomU", drawn[0])
     height, width = drawn[0].shape[:2]
