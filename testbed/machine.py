@@ -13,7 +13,7 @@ from .cache import say
 from .deadline import wait_until
 from .errors import LostVMError
 from .guest import Dom0
-from .qemu import Images, Qemu, require_qemu
+from .qemu import SCREEN, Images, Qemu, require_qemu
 
 BOOT_SECONDS = 300
 
@@ -44,10 +44,13 @@ def build_debug() -> Images:
 
 
 @contextlib.contextmanager
-def boot(images: Images, folder: Path) -> Iterator[tuple[Qemu, Dom0]]:
-    """Boot to a Dom0 whose Weston and backend run; everything ends with the context."""
+def boot(images: Images, folder: Path, screen: tuple[int, int] = SCREEN) -> Iterator[tuple[Qemu, Dom0]]:
+    """Boot to a Dom0 whose Weston and backend run; everything ends with the context.
+
+    ``screen`` is (width, height) in pixels.
+    """
     require_qemu()
-    with Qemu(images, folder) as machine:
+    with Qemu(images, folder, screen=screen) as machine:
         say("booting Xen and Dom0")
         dom0 = Dom0(machine)
         # The console tells for nothing; each attempt of SSH costs a booting guest a second.

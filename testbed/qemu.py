@@ -27,6 +27,7 @@ DOM0_OPTIONS = ("console=hvc0 root=/dev/vda rw clk_ignore_unused panic=-1 oops=p
                 # grants of a DomU's disk would come and go between two counts
                 "xen_blkback.feature_persistent=0")
 KERNEL_ADDRESS = 0x49000000
+SCREEN = (1280, 800)
 SERIAL_TAIL = 25
 DOMU_ADDRESSES = {"domu": "10.0.2.21"}
 """Addresses that the testbed gives to DomUs, by name; QEMU forwards a port to each one's SSH."""
@@ -56,7 +57,7 @@ class Qemu:
     ``folder`` receives ``serial.log`` and ``qemu.log``. ``screen`` is (width, height) in pixels.
     """
 
-    def __init__(self, images: Images, folder: Path, *, screen: tuple[int, int] = (1280, 800),
+    def __init__(self, images: Images, folder: Path, *, screen: tuple[int, int] = SCREEN,
                  memory_mib: int = 4096, cpus: int = 2) -> None:
         self.images = images
         self.folder = folder

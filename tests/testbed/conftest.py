@@ -19,6 +19,8 @@ from testbed.layout import REPOSITORY
 from testbed.proofs import Scene
 
 FOLDER = REPOSITORY / "build" / "test"
+# Room for one window of the usual 640x480: what Dom0's Weston draws and writes into pictures costs the tests' time.
+SCREEN = (800, 600)
 # The image's cases and, before them, what stands in for oe-core's own oeqa: together they are one package.
 sys.path[:0] = [str(Path(__file__).parent / "oeqa_stand_in"), str(REPOSITORY / "lib")]
 
@@ -26,7 +28,7 @@ sys.path[:0] = [str(Path(__file__).parent / "oeqa_stand_in"), str(REPOSITORY / "
 @pytest.fixture(scope="session")
 def booted():
     """(Qemu, Dom0), booted once."""
-    with machine.boot(machine.build(), FOLDER) as running:
+    with machine.boot(machine.build(), FOLDER, SCREEN) as running:
         yield running
 
 
