@@ -15,6 +15,21 @@ FLIP_SECONDS = 60
 
 
 class XenDmabufRefusalsTest(XenDmabufCase):
+    """A witness, another DomU, lives through all of it and must not notice."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.witness = cls.class_domu("xen-dmabuf-witness", 4)
+        cls.witness.start(size="320x240")
+        cls.worker = cls.witness.worker()
+        cls.service = cls.dom0.main_pid("xen-dmabuf-backend")
+
+    def assert_unnoticed(self):
+        """Neither the witness's worker nor the service were replaced."""
+        self.assertEqual(self.witness.worker(), self.worker, "the other DomU's worker")
+        self.assertEqual(self.dom0.main_pid("xen-dmabuf-backend"), self.service, "the service's main process")
+
     def assert_tap(self, status, output):
         """Each case of on_xen.py held."""
         self.assertEqual(status, 0, output)
@@ -26,19 +41,15 @@ class XenDmabufRefusalsTest(XenDmabufCase):
         """Lying rings, looping directories, overflowing sizes, event storms, by Dom0 as its own frontend."""
         if self.dom0.try_run(f"test -e {HOSTILE}")[0]:
             self.skipTest(f"no {HOSTILE}: install xen-dmabuf-backend-ptest (IMAGE_FEATURES ptest-pkgs)")
-        other = self.domu(stream=4)
-        other.start(size="320x240")
-        worker, before = other.worker(), other.flips()
+        before = self.witness.flips()
         status, output = self.dom0.try_run(f"python3 {HOSTILE}", 600)
         self.assert_tap(status, output)
-        other.screens("flip 3", 60)
-        self.assertGreaterEqual(other.flips(), before + 3, "the other DomU's flips")
-        self.assertEqual(other.worker(), worker, "the other DomU's worker")
+        self.witness.screens("flip 3", 60)
+        self.assertGreaterEqual(self.witness.flips(), before + 3, "the other DomU's flips")
+        self.assert_unnoticed()
 
     def test_hostile_frontends_in_a_domu(self):
         """The same lies and more, by a DomU with its own display, while another DomU flips."""
-        other = self.domu("xen-dmabuf-witness", stream=4)
-        other.start(size="320x240")
         memory = self.dom0.memory()
         domu = self.domu("xen-dmabuf-hostile", stream=5)
         domu.create(options=None)
@@ -46,15 +57,13 @@ class XenDmabufRefusalsTest(XenDmabufCase):
         if domu.try_run(f"test -e {HOSTILE}")[0]:
             self.skipTest(f"no {HOSTILE} in the DomU: its image needs xen-dmabuf-backend-hostile")
         poll(lambda: domu.try_run("ls /dev/dri/card*")[0] == 0, 60, "the frontend's card")
-        worker, service = other.worker(), self.dom0.main_pid("xen-dmabuf-backend")
 
         domu.run(f"(python3 {HOSTILE} > {TAP} 2>&1; echo $? > {ENDED}) & true")
         # it waits in the DomU: asking without end costs Dom0 what the others need
         ended = f"for _ in 1 2 3 4 5; do [ -e {ENDED} ] && break; sleep 1; done; test -e {ENDED}"
-        self._flips_until(other, lambda: domu.try_run(ended)[0] == 0)
+        self._flips_until(lambda: domu.try_run(ended)[0] == 0)
         self.assert_tap(int(domu.run(f"cat {ENDED}")), domu.run(f"cat {TAP}"))
-        self.assertEqual(other.worker(), worker, "the other DomU's worker")
-        self.assertEqual(self.dom0.main_pid("xen-dmabuf-backend"), service, "the service's main process")
+        self.assert_unnoticed()
         self._assert_reasons(domu, "req_prod=1000", "99999x99999", "the quota is 4")
 
         # nothing of it is held while the DomU lives, and its own driver has its display again
@@ -66,20 +75,23 @@ class XenDmabufRefusalsTest(XenDmabufCase):
         domu.destroy()
         self.assert_nothing_left(memory, domu)
 
-    def _flips_until(self, other, ended):
-        """Another DomU's frames keep coming until ``ended()``, also while the hostile window covers its own.
+    def _flips_until(self, ended):
+        """The witness's frames keep coming until ``ended()``, also while the hostile window covers its own.
 
         It pauses between them: flipping without end it takes Dom0's processors from everybody else.
         """
         def answered():
-            return other.flips("flips_shown", "flips_not_shown")
+            return self.witness.flips("flips_shown", "flips_not_shown")
 
-        other.run("(while sleep 0.5; do xen-dmabuf-pattern send 'flip 1'; done > /dev/null 2>&1) & true")
+        going_on = "/run/flipping"
+        self.addCleanup(self.witness.try_run, f"rm -f {going_on}")
+        self.witness.run(f"touch {going_on}; (while sleep 0.5 && [ -e {going_on} ]; "
+                         "do xen-dmabuf-pattern send 'flip 1'; done > /dev/null 2>&1) & true")
         last, end = answered(), time.monotonic() + HOSTILE_SECONDS
         while not ended():
             self.assertLess(time.monotonic(), end, f"on_xen.py did not end within {HOSTILE_SECONDS} s")
             last = poll(lambda before=last: (now := answered()) > before and now, FLIP_SECONDS,
-                        f"more than {last} flips of {other.name} answered")
+                        f"more than {last} flips of {self.witness.name} answered")
 
     def _assert_reasons(self, domu, *texts):
         """The log names the domain and why it was refused."""
@@ -98,4 +110,4 @@ class XenDmabufRefusalsTest(XenDmabufCase):
         line = r"device refused domain=xen-dmabuf-be-alloc .*be-alloc=1"
         poll(lambda: re.search(line, self.dom0.run("journalctl -b --no-pager -u xen-dmabuf-backend -n 100")), 60,
              "a line of the log that names the domain and be-alloc=1")
-        self.assertEqual(self.dom0.run("systemctl is-active xen-dmabuf-backend").strip(), "active")
+        self.assert_unnoticed()

@@ -112,9 +112,3 @@ def wait_for_end(domu):
     status, output = domu.dom0.ask("file", 90, f"{TOOLS}/end-{domu.domid}", timeout=120)
     if status or not output.endswith("status 0\n"):
         raise AssertionError(f"Dom0: the end of {domu.name}: {output}")
-
-
-def end(domu, way):
-    """End a DomU."""
-    begin_end(domu, way)
-    wait_for_end(domu)
