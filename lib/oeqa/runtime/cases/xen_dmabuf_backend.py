@@ -132,6 +132,8 @@ class XenDmabufBackendTest(XenDmabufCase):
         self.one.screens("hold")
         (screen,) = self.one.screens("flip 2", 60)
         worker = self.one.worker()
+        self.addCleanup(self.dom0.start_weston_as_before)
+        self.dom0.start_weston_with_debug()
         self.dom0.run(f"kill -9 {self.dom0.main_pid('weston')}")
         self.dom0.wait_for_services()
         self.assert_shown(self.one, screen)

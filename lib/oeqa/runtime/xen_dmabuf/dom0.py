@@ -79,15 +79,23 @@ class Dom0:
         for name in (_AGENT, _PROBE):
             self.target.copyTo(os.path.join(_FILES, name), f"{TOOLS}/{name}")
         self._start_agent()
-        arguments = self.run("systemctl show -P ExecStart weston.service")
-        command = re.search(r"argv\[\]=(.*?) ;", arguments)[1]
-        if "--debug" not in command:
-            text = f"[Service]\nExecStart=\nExecStart={command} --debug\n"
-            self.run(f"mkdir -p {os.path.dirname(_DROP_IN)}; printf %s {shlex.quote(text)} > {_DROP_IN}; "
-                     "systemctl daemon-reload")
         if "--debug" not in self.weston_command():
+            self.start_weston_with_debug()
             self.run("systemctl restart weston", 120)
             self.wait_for_services()
+            self.start_weston_as_before()
+
+    def start_weston_with_debug(self):
+        """Let Weston's next starts have --debug, with which it gives screenshots to every client."""
+        arguments = self.run("systemctl show -P ExecStart weston.service")
+        command = re.search(r"argv\[\]=(.*?) ;", arguments)[1].replace(" --debug", "")  # an interrupted run has left it
+        text = f"[Service]\nExecStart=\nExecStart={command} --debug\n"
+        self.run(f"mkdir -p {os.path.dirname(_DROP_IN)}; printf %s {shlex.quote(text)} > {_DROP_IN}; "
+                 "systemctl daemon-reload")
+
+    def start_weston_as_before(self):
+        """Undo that; the running Weston keeps its argument."""
+        self.run(f"[ ! -e {_DROP_IN} ] || {{ rm {_DROP_IN}; systemctl daemon-reload; }}")
 
     def _start_agent(self):
         """One process answers ask(); one that an interrupted run has left is ended."""
@@ -102,7 +110,8 @@ class Dom0:
 
     def clean_up(self):
         """Remove what prepare() installed; the running Weston keeps its argument until it is restarted."""
-        self.run(f"{_END_AGENT}; rm -rf {TOOLS} {_DROP_IN}; systemctl daemon-reload")
+        self.run(f"{_END_AGENT}; rm -rf {TOOLS}")
+        self.start_weston_as_before()
 
     def weston_command(self):
         """The running Weston's command line."""
