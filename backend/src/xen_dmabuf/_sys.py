@@ -17,6 +17,7 @@ import ctypes
 import errno
 import fcntl
 import functools
+import glob
 import mmap
 import os
 import struct
@@ -337,17 +338,19 @@ def _gbm() -> ctypes.CDLL:
     return library
 
 
-def preload_gbm() -> None:
-    """Load libgbm and Mesa's drivers behind it: forked processes share what that costs.
+# where Mesa 25 has the drivers behind its libgbm; older ones load them elsewhere
+_MESA_DRIVERS = ("/usr/lib*/gbm/dri_gbm.so", "/usr/lib/*/gbm/dri_gbm.so")
 
-    Opens no device and starts no thread. What is missing or another vendor's is left to the worker.
+
+def preload_mesa() -> None:
+    """Load Mesa's drivers for libgbm, if they are there: forked processes share what that costs.
+
+    Opens no device and starts no thread. Another vendor's libgbm is left to the worker: what its
+    libraries do when they are loaded is not known here.
     """
-    with contextlib.suppress(UserError, OSError):
-        _gbm()
-        with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
-            paths = [line.split(maxsplit=5)[-1].strip() for line in maps if "/libgbm.so.1" in line]
-        # Mesa 25 has its drivers behind this one, others have them elsewhere
-        ctypes.CDLL(os.path.join(os.path.dirname(paths[0]), "gbm", "dri_gbm.so"))
+    for path in (found for pattern in _MESA_DRIVERS for found in glob.glob(pattern)):
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(path)
 
 
 class GbmBo:

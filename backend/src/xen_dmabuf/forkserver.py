@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="xen_dmabuf.forkserver", description="Forks workers; started by the supervisor only."
     )
     parser.add_argument("--control-fd", type=int, required=True)
-    parser.add_argument("--preload-gbm", action="store_true", help="workers will need libgbm")
+    parser.add_argument("--preload-mesa", action="store_true", help="workers will use libgbm")
     options = parser.parse_args(arguments)
     logs.setup("info")
     _sys.forbid_inspection()
@@ -101,8 +101,8 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         log.error("no worker can run", extra=fields(reason=error))
         return 2
-    if options.preload_gbm:
-        _sys.preload_gbm()
+    if options.preload_mesa:
+        _sys.preload_mesa()
     # what is imported is never freed: not even its reference marks are to be copied by a collection
     gc.freeze()
     with contextlib.suppress(ConnectionError):  # the supervisor is gone

@@ -53,7 +53,7 @@ def _account(config: Config) -> dict:
 
 def _preload(config: Config) -> list[str]:
     wanted = any("gbm" in gpu.allocators for gpu in config.gpu.values())
-    return ["--preload-gbm"] if wanted else []
+    return ["--preload-mesa"] if wanted else []
 
 
 class Process:
