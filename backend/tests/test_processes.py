@@ -97,6 +97,23 @@ def test_a_hung_server_costs_one_worker(monkeypatch):
     with_server(test)
 
 
+def test_nobody_gets_the_answer_to_a_question_that_was_given_up():
+    async def test(server):
+        await server.start()
+        old = server._process
+        old.send_signal(signal.SIGSTOP)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(server.fork(), 0.1)
+        old.send_signal(signal.SIGCONT)
+        assert await old.wait() == 0
+        worker, ours = await server.fork()
+        assert parent(worker.pid) == os.getpid()
+        ours.close()
+        assert await worker.wait() == 0, "the socket is another worker's"
+
+    with_server(test)
+
+
 def test_another_account_needs_another_server():
     async def test(server):
         await server.start()

@@ -172,6 +172,9 @@ class ForkServer:
             raise OSError(f"fork server does not answer for {_FORK_SECONDS:.0f} s") from error
         except OSError:
             answer = b""
+        except asyncio.CancelledError:
+            self._drop()  # the next one would take this one's answer for its own
+            raise
         if not answer:
             self._drop()
             raise OSError("fork server has ended; its own lines in the log say why")
