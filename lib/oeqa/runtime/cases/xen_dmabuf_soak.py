@@ -10,8 +10,9 @@ from oeqa.runtime.xen_dmabuf.crash import PHASES, STUCK, begin_end, wait_for_end
 
 CYCLES = 20
 GROUP = 4
-# Each DomU's two buffers need three; each of Dom0's CPUs may find its own list of free entries empty once.
-MAPTRACK_SLACK = 10
+# Each DomU's two buffers need three. Xen keeps a list of free entries for each of Dom0's CPUs, and takes more
+# when the one that maps finds its own empty. What leaks is seen as a grant of a dead domain long before.
+MAPTRACK_SLACK = 2 * 3 * GROUP
 RUNNING_WAYS = ("destroy", "panic", "shutdown")
 # A domain that is not started, or that waits for a stopped worker, does nothing that ends it sooner or later.
 OTHER_WAYS = {
@@ -82,6 +83,6 @@ class XenDmabufSoakTest(XenDmabufCase):
         memory, frames = before
         xen, dom0 = self.dom0.memory()
         frames = self.dom0.maptrack_frames() - frames
-        self.assertLess(frames, MAPTRACK_SLACK, f"soak: {cycles} cycles, seed {seed}: pages more that Xen notes maps in")
         print(f"soak: {cycles} cycles, seed {seed}: Xen {xen - memory[0]:+} MiB, Dom0 {dom0 - memory[1]:+} MiB, "
               f"{frames:+} maptrack frames, grants left 0, zombies 0, worst release {worst:.1f} s", flush=True)
+        self.assertLessEqual(frames, MAPTRACK_SLACK, f"soak: {cycles} cycles, seed {seed}: more maptrack frames")
