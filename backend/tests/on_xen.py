@@ -182,8 +182,8 @@ def garbage_in_xenstore() -> None:
 
 def foreign_name() -> None:
     """a unique-id of another window is only a name: it is cut, the domain's own is before it"""
-    only_dom0("the name is seen there")
     with connected((64, 48), lies={"unique-id": "../../id0 " + "x" * 50}):
+        only_dom0("it connected; the name is seen in Dom0")
         (device,) = own_status()["devices"]
         (connector,) = device["connectors"]
         assert len(connector["name"]) <= 32 and not set(connector["name"]) & set("./ "), connector

@@ -24,11 +24,11 @@ def environment(monkeypatch):
     monkeypatch.setattr(processes, "_account", lambda _: {})  # this machine need not have it
 
 
-def with_server(test, settings=None):
+def with_server(test):
     """Run ``test(server)``; the fork server has ended after it."""
 
     async def run():
-        server = processes.ForkServer(settings or Config())
+        server = processes.ForkServer(Config())
         try:
             await test(server)
         finally:

@@ -17,11 +17,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from .child import Child, ForkServer
+from .child import Child
 from .config import Config
 from .control import ControlServer
 from .errors import UserError
 from .log import fields
+from .processes import ForkServer
 from .vdispl import BACKENDS, VDispl
 from .xenstore import XenStore
 

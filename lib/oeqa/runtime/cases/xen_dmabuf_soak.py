@@ -10,9 +10,8 @@ from oeqa.runtime.xen_dmabuf.crash import PHASES, STUCK, begin_end, wait_for_end
 
 CYCLES = 20
 GROUP = 4
-# Each DomU's two buffers need three. Xen keeps a list of free entries for each of Dom0's CPUs, and takes more
-# when the one that maps finds its own empty. What leaks is seen as a grant of a dead domain long before.
-MAPTRACK_SLACK = 2 * 3 * GROUP
+# Each DomU's two buffers need three, and Xen keeps a list of free entries for each of Dom0's CPUs.
+MAPTRACK_SLACK = 5 * GROUP
 RUNNING_WAYS = ("destroy", "panic", "shutdown")
 # A domain that is not started, or that waits for a stopped worker, does nothing that ends it sooner or later.
 OTHER_WAYS = {
@@ -26,6 +25,13 @@ class XenDmabufSoakTest(XenDmabufCase):
     def setting(self, name, default):
         """A number from the environment or the test data."""
         return int(os.environ.get(name) or (self.td or {}).get(name) or default)
+
+    def first_group(self):
+        """Some that are not counted: for the first ones after a boot Weston and Dom0's balloon grow once, by 30 MiB."""
+        domus = [self.domu(f"xen-dmabuf-{number}", 16 + number) for number in range(GROUP)]
+        for domu in domus:
+            PHASES["while flipping"](domu)
+        self.end([(domu, "destroy") for domu in domus])
 
     def begin(self, cycles, chance):
         """A DomU for each of these cycles in a random phase: pairs of it and its random way to end, and all in words."""
@@ -61,13 +67,14 @@ class XenDmabufSoakTest(XenDmabufCase):
     def test_crashes_in_random_order(self):
         """Several at a time, so that one ends beside others that are in any phase, even with a stuck worker.
 
-        Memory is compared with what was there after the first of them: with these Weston and Dom0's
-        balloon grow once after a boot, by 30 MiB.
+        Memory is compared with what was there after first_group().
         """
         cycles = self.setting("XEN_DMABUF_SOAK_CYCLES", CYCLES)
         seed = self.setting("XEN_DMABUF_SOAK_SEED", random.randrange(1 << 32))
         chance = random.Random(seed)
-        before, worst = None, 0.0
+        self.first_group()
+        memory, frames = self.dom0.memory(), self.dom0.maptrack_frames()
+        worst = 0.0
         for cycle in range(1, cycles + 1, GROUP):
             group = range(cycle, min(cycle + GROUP, cycles + 1))
             where = f"soak: cycles {group[0]} to {group[-1]} of {cycles}, seed {seed}"
@@ -75,14 +82,12 @@ class XenDmabufSoakTest(XenDmabufCase):
                 ends, words = self.begin(group, chance)
                 where += f": {words}"
                 worst = max(worst, self.end(ends))
-                self.assert_nothing_left(before[0] if before else None, *[domu for domu, _ in ends])
+                self.assert_nothing_left(memory, *[domu for domu, _ in ends])
             except AssertionError as error:
                 raise AssertionError(f"{where}: {error}") from error
             print(f"{where}: released, worst {worst:.1f} s", flush=True)
-            before = before or (self.dom0.memory(), self.dom0.maptrack_frames())
-        memory, frames = before
         xen, dom0 = self.dom0.memory()
         frames = self.dom0.maptrack_frames() - frames
         print(f"soak: {cycles} cycles, seed {seed}: Xen {xen - memory[0]:+} MiB, Dom0 {dom0 - memory[1]:+} MiB, "
               f"{frames:+} maptrack frames, grants left 0, zombies 0, worst release {worst:.1f} s", flush=True)
-        self.assertLessEqual(frames, MAPTRACK_SLACK, f"soak: {cycles} cycles, seed {seed}: more maptrack frames")
+        self.assertLess(frames, MAPTRACK_SLACK, f"soak: {cycles} cycles, seed {seed}: more maptrack frames")

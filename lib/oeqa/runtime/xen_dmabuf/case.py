@@ -68,7 +68,7 @@ class XenDmabufCase(OERuntimeTestCase):
             domu.gone = True
 
     def assert_nothing_left(self, memory, *domus):
-        """What must hold after domains' end: ``memory`` is what Dom0.memory() was before they began, None: unknown."""
+        """What must hold after domains' end: ``memory`` is what Dom0.memory() was before they began."""
         self.wait_until_gone(*domus)
         mapped = self.dom0.mapped_grants()
         left = {domu.domid: mapped[domu.domid] for domu in domus if domu.domid in mapped}
@@ -79,7 +79,7 @@ class XenDmabufCase(OERuntimeTestCase):
             return not any(picture.has_stream(screen, domu.stream, 640) for domu in domus)
 
         poll(no_window, SHOWN_SECONDS, f"the windows of dead domains {[domu.domid for domu in domus]} to vanish")
-        poll(lambda: memory is None or self._memory_is_back(memory), 30,
+        poll(lambda: self._memory_is_back(memory), 30,
              f"memory back: before (Xen, Dom0) {memory} MiB, slack {XEN_SLACK_MIB}, {DOM0_SLACK_MIB}")
 
     def _memory_is_back(self, before):

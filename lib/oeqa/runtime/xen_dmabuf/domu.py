@@ -53,6 +53,7 @@ class DomU:
             "echo created $domid $(xenstore-read /local/domain/$domid/console/tty)", 120)
         domid, self._tty = re.search(r"^created (\d+) (\S+)$", output, re.M).groups()
         self.domid = int(domid)
+        self.gone = False
 
     def start(self, **arguments):
         """create() and wait for the pattern program."""
