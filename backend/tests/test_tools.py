@@ -124,6 +124,9 @@ def test_status_for_people():
     totals = {"domains": 1, "pixel_bytes_copied": 5}
     text = "\n".join(status_lines({"domains": [domain], "totals": totals}))
     assert "domu (domid 3)" in text and "map (gbm), first" in text and "5 octets" in text
+    buffer["why"] = "\x1b]0;title\x07\n"
+    lines = list(status_lines({"domains": [domain], "totals": totals}))
+    assert len(lines) == 5 and all(line.isprintable() for line in lines)
 
 
 def test_command_line(tmp_path, capsys):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The supervisor's side of a worker: start, talk, end.
 
-What a worker sends is as little trusted as what its DomU sends: a line that is too long or no JSON
-object ends it.
+What a worker sends is as little trusted as what its DomU sends: a line that is too long or isn't
+what messages.py expects ends it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import logging
 from collections.abc import Callable
 
+from . import messages
 from .config import Config, to_plain
 from .log import fields
 from .processes import ForkServer, Process
@@ -51,20 +52,25 @@ class Child:
     async def _run(self, reader: asyncio.StreamReader) -> None:
         try:
             while line := await reader.readline():
-                message = json.loads(line)
-                if not isinstance(message, dict):
-                    raise ValueError("not a JSON object")
-                self._on_message(message)
-        except ValueError as error:  # too long for the limit, or no JSON
+                self._on_message(messages.parse(line))
+        except ValueError as error:  # too long for the limit, or nothing that a worker says
             log.error("worker talks nonsense", extra=fields(domid=self.domid, reason=error))
             self.kill()
         except ConnectionError:
             pass
+        assert self._writer is not None
+        self._writer.close()
+        self._on_exit(await self._end())
+
+    async def _end(self) -> int:
+        """Its exit status; killed if it has not ended in time."""
         assert self._process is not None
-        status = await self._process.wait()
-        if self._writer:
-            self._writer.close()
-        self._on_exit(status)
+        try:
+            return await asyncio.wait_for(self._process.wait(), _STOP_SECONDS)
+        except TimeoutError:
+            log.error("worker does not end: killed", extra=fields(domid=self.domid))
+            self.kill()
+            return await self._process.wait()
 
     def kill(self) -> None:
         if self._process:
@@ -72,12 +78,6 @@ class Child:
 
     async def stop(self) -> None:
         """Ask it to give everything back and end; kill it if that takes too long."""
-        if self._process is None:
-            return
-        self.send(op="stop")
-        try:
-            await asyncio.wait_for(self._process.wait(), _STOP_SECONDS)
-        except TimeoutError:
-            log.error("worker does not end: killed", extra=fields(domid=self.domid))
-            self.kill()
-            await self._process.wait()
+        if self._process:
+            self.send(op="stop")
+            await self._end()

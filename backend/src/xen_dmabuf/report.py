@@ -7,7 +7,15 @@ from collections.abc import Iterator
 
 
 def status_lines(answer: dict) -> Iterator[str]:
-    """Lines of text from the supervisor's answer."""
+    """Lines of text from the supervisor's answer.
+
+    A worker's strings are as its DomU may have them: they bring no control codes to a terminal.
+    """
+    for line in _lines(answer):
+        yield "".join(letter if letter.isprintable() else "?" for letter in line)
+
+
+def _lines(answer: dict) -> Iterator[str]:
     for domain in answer["domains"]:
         who = f"{domain['name']} (domid {domain['domid']})"
         yield f"{who}: worker {domain['pid']}, {domain['worker']}"

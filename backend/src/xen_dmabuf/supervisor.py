@@ -262,18 +262,18 @@ class Supervisor:
     def _on_message(self, domain: Domain, child: Child, message: dict) -> None:
         if domain.child is not child:
             return
-        event = message.get("event")
+        event = message["event"]
         if event == "ready":
             domain.ready = True
         elif event == "status":
             domain.silent = False
             if domain.status and not domain.status.done():
-                domain.status.set_result(message.get("status"))
+                domain.status.set_result(message["status"])
             return
         else:
-            device = domain.devices.get(message.get("dev", -1))
+            device = domain.devices.get(message["dev"])
             if device:
-                device.on_worker(str(event), message)
+                device.on_worker(event, message)
         for number in domain.devices:
             self.touch(domain.domid, number)
 
@@ -340,8 +340,7 @@ class Supervisor:
             domain.status = asyncio.get_running_loop().create_future()
             child.send(op="status")
         try:
-            status = await asyncio.wait_for(asyncio.shield(domain.status), _STATUS_SECONDS)
+            return await asyncio.wait_for(asyncio.shield(domain.status), _STATUS_SECONDS)
         except TimeoutError:
             domain.silent = not domain.status.done()
             return None
-        return status if isinstance(status, dict) else None

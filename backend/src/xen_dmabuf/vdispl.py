@@ -207,7 +207,7 @@ class VDispl:
     # -- what the worker says
 
     def on_worker(self, event: str, message: dict) -> None:
-        reason = str(message.get("reason", ""))[:500]
+        reason = message.get("reason", "")[:500]
         if event == "connected" and self.link is Link.CONNECTING:
             self.link = Link.UP
             self._log(logging.INFO, "frontend connected")
@@ -218,7 +218,7 @@ class VDispl:
             self.fail(reason)
         elif event == "disconnected" and self.link is Link.RELEASING:
             self.link = Link.DOWN
-            self._log(logging.INFO, "frontend released", complete=message.get("released"))
+            self._log(logging.INFO, "frontend released", complete=message["released"])
 
     def worker_gone(self) -> None:
         """The kernel has taken back what the worker held."""

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: MIT
+"""What a worker may say to the supervisor: its lines, checked before anybody uses them.
+
+A worker is as little trusted as its DomU. Only what the supervisor and `xen-dmabuf-backend status`
+read has a shape here; further keys pass through to `status --json`.
+"""
+
+from __future__ import annotations
+
+import json
+
+# A type; a list of one shape; a dict of names and their shapes; {str: shape}: any names.
+_NUMBERS = (
+    "width",
+    "height",
+    "flips_requested",
+    "flips_shown",
+    "flips_not_shown",
+    "requests_refused",
+)
+_CONNECTOR = {"name": str} | dict.fromkeys(_NUMBERS, int)
+_BUFFER = dict.fromkeys(("cookie", "width", "height", "stride"), int)
+_BUFFER |= dict.fromkeys(("strategy", "allocator", "why"), str) | {"formats": [str]}
+_DEVICE = {"connectors": [_CONNECTOR], "buffers": [_BUFFER]}
+_EVENTS = {
+    "ready": {},
+    "connected": {"dev": int},
+    "refused": {"dev": int, "reason": str},
+    "failed": {"dev": int, "reason": str},
+    "disconnected": {"dev": int, "released": bool},
+    "status": {"status": {"pixel_bytes_copied": int, "devices": {str: _DEVICE}}},
+}
+
+
+def _check(value: object, shape: object, where: str) -> None:
+    if isinstance(shape, type):
+        if type(value) is not shape:  # a bool is no number here
+            raise ValueError(f"{where}: {shape.__name__} is expected")
+    elif isinstance(shape, list):
+        _check(value, list, where)
+        for number, item in enumerate(value):
+            _check(item, shape[0], f"{where}[{number}]")
+    else:
+        _check(value, dict, where)
+        names = dict.fromkeys(value, shape[str]) if str in shape else shape
+        for name, inner in names.items():
+            if name not in value:
+                raise ValueError(f"{where}: {name} is missing")
+            _check(value[name], inner, f"{where}.{name}"[:200])
+
+
+def parse(line: bytes) -> dict:
+    """The message of one line; worker.py names them. ValueError says what is wrong with it."""
+    try:
+        message = json.loads(line)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    _check(message, {"event": str}, "message")
+    event = message["event"]
+    if event not in _EVENTS:
+        raise ValueError(f"unknown event {event[:40]!r}")
+    _check(message, _EVENTS[event], event)
+    return message
