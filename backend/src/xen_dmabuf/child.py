@@ -19,7 +19,7 @@ from .processes import ForkServer, Process
 
 log = logging.getLogger(__name__)
 
-LINE_LIMIT = 1 << 20
+_LINE_LIMIT = 4 << 20  # the status of as many buffers as the configuration allows has 3 MiB
 _STOP_SECONDS = 10.0
 
 
@@ -41,7 +41,7 @@ class Child:
     async def start(self, name: str, config: Config, server: ForkServer) -> None:
         """OSError if the process can't be started, UserError if its account is missing."""
         self._process, ours = await server.fork()
-        reader, self._writer = await asyncio.open_connection(sock=ours, limit=LINE_LIMIT)
+        reader, self._writer = await asyncio.open_connection(sock=ours, limit=_LINE_LIMIT)
         self._task = asyncio.get_running_loop().create_task(self._run(reader))
         self.send(op="start", domid=self.domid, name=name, config=to_plain(config))
 
