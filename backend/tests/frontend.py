@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A vdispl frontend that behaves like drm_xen_front, or as badly as asked.
 
-``xen`` is the memory and the event channels: conftest.FakeXen, or real ones (on_xen.RealXen).
+``xen`` is the memory and the event channels: fakes.FakeXen, or real ones (real_xen.RealXen).
 """
 
 from __future__ import annotations

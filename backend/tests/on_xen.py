@@ -3,7 +3,7 @@
 
     python3 on_xen.py [CASE...]        TAP on standard output; exit status 1 if a case failed
 
-In Dom0, which then is its own frontend, or in a DomU that has a vdispl device (real_xen.py). A DomU
+In Dom0, which then is its own frontend, or in a DomU that has vdispl devices (real_xen.py). A DomU
 knows the backend by its answers only: what else must hold, somebody asks in Dom0
 (lib/oeqa/runtime/cases/xen_dmabuf_refusals.py). Cases about other domains run in a DomU, in Dom0
 only by name. No pytest is needed.
@@ -33,6 +33,7 @@ from real_xen import (
     own_status,
     refuse,
     service_pid,
+    status_of,
 )
 from waiting import until
 
@@ -49,7 +50,7 @@ def honest_flow() -> None:
     """flips are shown, and pages given back before DBUF_DESTROY is answered"""
 
     async def run():
-        with connected((640, 480)) as (frontend, _device):
+        with connected((640, 480)) as (frontend, device):
             control = frontend.connectors[0]
             await frontend.show(1, 640, 480)
             assert (await frontend.buffer(2, 640, 480))[0] == 0
@@ -63,9 +64,9 @@ def honest_flow() -> None:
                     "flip event",
                 )
             if IN_DOM0:
-                (device,) = own_status()["devices"]
-                print("#", [(b["strategy"], b["allocator"]) for b in device["buffers"]])
-                assert device["connectors"][0]["flips_shown"] > 0
+                status = status_of(device)
+                print("#", [(b["strategy"], b["allocator"]) for b in status["buffers"]])
+                assert status["connectors"][0]["flips_shown"] > 0
             assert await control.call(OP.OP_SET_CONFIG, 0, 0, 0, 0, 0, 0) == 0
             for cookie in (1, 2):
                 assert await control.call(OP.OP_FB_DETACH, cookie) == 0
@@ -174,18 +175,20 @@ def garbage_in_xenstore() -> None:
         refuse(frontend, device, req_ring_ref="-1")
         refuse(frontend, device, evt_ring_ref=frontend.specs[0].req_ref)
         refuse(frontend, device, req_ring_ref=0x7FFFFFF0)
+    with connected((64, 48), number=device.number):
+        pass
+    with offered((64, 48)) as (frontend, device):
         refuse(frontend, device, resolution="99999x99999")
         refuse(frontend, device, evt_event_channel="9" * 400)
-    with connected((64, 48)):
+    with connected((64, 48), number=device.number):
         pass
 
 
 def foreign_name() -> None:
     """a unique-id of another window is only a name: it is cut, the domain's own is before it"""
-    with connected((64, 48), lies={"unique-id": "../../id0 " + "x" * 50}):
+    with connected((64, 48), lies={"unique-id": "../../id0 " + "x" * 50}) as (_frontend, device):
         only_dom0("it connected; the name is seen in Dom0")
-        (device,) = own_status()["devices"]
-        (connector,) = device["connectors"]
+        (connector,) = status_of(device)["connectors"]
         assert len(connector["name"]) <= 32 and not set(connector["name"]) & set("./ "), connector
 
 
@@ -195,7 +198,7 @@ def lying_ring() -> None:
         frontend.connectors[0].lie(1000)
         device.wait("6", 20)
         device.assert_reason("req_prod=1000")
-    with connected((64, 48)):
+    with connected((64, 48), number=device.number):
         pass
 
 
@@ -228,7 +231,7 @@ def held_by_compositor() -> None:
     only_dom0("it stops Dom0's compositor")
 
     async def run():
-        with connected((640, 480)) as (frontend, _device):
+        with connected((640, 480)) as (frontend, device):
             control = frontend.connectors[0]
             await frontend.show(1, 640, 480)
             assert await control.call(OP.OP_PG_FLIP, 1) == 0
@@ -239,10 +242,10 @@ def held_by_compositor() -> None:
                 assert await control.call(OP.OP_SET_CONFIG, 0, 0, 0, 0, 0, 0) == 0
                 assert await control.call(OP.OP_FB_DETACH, 1) == 0
                 assert await control.call(OP.OP_DBUF_DESTROY, 1) == -errno.ETIMEDOUT
-                assert own_status()["devices"][0]["releasing_pages"] == 300
+                assert status_of(device)["releasing_pages"] == 300
             finally:
                 os.kill(compositor, signal.SIGCONT)
-            await until(lambda: not own_status()["devices"][0]["releasing_pages"], "the pages", 30)
+            await until(lambda: not status_of(device)["releasing_pages"], "the pages", 30)
 
     asyncio.run(run())
 

@@ -10,15 +10,13 @@ import signal
 
 from frontend import Frontend
 from real_xen import (
-    BACK,
     DOMID,
-    ERROR,
-    FRONT,
     GIVEN_BACK,
     IN_DOM0,
     SOMEBODY,
     Skip,
     connected,
+    next_number,
     offered,
     refuse,
 )
@@ -75,14 +73,17 @@ def pages_of_others() -> None:
 def rings_of_others() -> None:
     """rings and event channels that are another domain's, read-only or in use are refused"""
     with offered((64, 48)) as (frontend, device):
-        xen, spec = frontend.xen, frontend.specs[0]
+        xen = frontend.xen
         refuse(frontend, device, req_ring_ref=xen.allocate(1, SOMEBODY)[0])
         refuse(frontend, device, evt_ring_ref=xen.allocate(1, writable=False)[0])
         if not IN_DOM0:
             refuse(frontend, device, req_event_channel=xen.new_port(DOMID))
-        refuse(frontend, device, evt_event_channel=spec.req_port)
+    with connected((64, 48), number=device.number):
+        pass
+    with offered((64, 48)) as (frontend, device):
+        refuse(frontend, device, evt_event_channel=frontend.specs[0].req_port)
         refuse(frontend, device, evt_event_channel=4000)
-    with connected((64, 48)):
+    with connected((64, 48), number=device.number):
         pass
 
 
@@ -108,41 +109,43 @@ def nodes_of_others() -> None:
     backends = "/local/domain/0/backend/vdispl"
     with connected((64, 48)) as (frontend, device):
         for path in (
-            f"{BACK}/state",
-            f"{BACK}/frontend",
-            f"{BACK}/online",
+            f"{device.back}/state",
+            f"{device.back}/frontend",
+            f"{device.back}/online",
             f"{backends}/{SOMEBODY}/0/state",
             f"{backends}/{DOMID}/7/state",
             f"/local/domain/{SOMEBODY}/device/vdispl/0/state",
             f"/local/domain/{DOMID}/name",
-            f"{FRONT}/be-alloc",
-            ERROR,
+            f"{device.front}/be-alloc",
+            device.error,
         ):
             _assert_forbidden(device.store.write, path, "6")
-        for path in (BACK, f"{BACK}/state", f"{FRONT}/be-alloc"):
+        for path in (device.back, f"{device.back}/state", f"{device.front}/be-alloc"):
             _assert_forbidden(device.store.remove, path)
-        assert device.store.read(f"{BACK}/state") == "4"
+        assert device.store.read(f"{device.back}/state") == "4"
         asyncio.run(_served(frontend, 1))
 
 
 def pointers_to_others() -> None:
     """own nodes that name another domain's backend are not believed"""
     with offered((64, 48)) as (frontend, device):
-        device.store.write(f"{FRONT}/backend", f"/local/domain/0/backend/vdispl/{SOMEBODY}/0")
-        device.store.write(f"{FRONT}/backend-id", str(SOMEBODY))
+        theirs = f"/local/domain/0/backend/vdispl/{SOMEBODY}/0"
+        device.store.write(f"{device.front}/backend", theirs)
+        device.store.write(f"{device.front}/backend-id", str(SOMEBODY))
         device.publish(frontend, {})
         device.wait("4")
-        device.store.write(f"{FRONT}/state", "4")
+        device.store.write(f"{device.front}/state", "4")
         asyncio.run(_served(frontend, 1))
 
 
 def killed_while_shown() -> None:
     """a frontend that is killed while its picture is shown; the next one starts without a word"""
+    number = next_number()
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            with connected((64, 48)) as (frontend, _device):
+            with connected((64, 48), number=number) as (frontend, _device):
                 asyncio.run(frontend.show(1, 64, 48))
                 os.write(writer, b"shown")
                 signal.pause()
@@ -154,7 +157,7 @@ def killed_while_shown() -> None:
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     assert shown == b"shown", "the first frontend didn't come so far"
-    with connected((64, 48)) as (frontend, _device):
+    with connected((64, 48), number=number) as (frontend, _device):
         asyncio.run(_served(frontend, 1))
 
 
@@ -163,9 +166,9 @@ def storm_of_states() -> None:
     with connected((64, 48)) as (frontend, device):
         asyncio.run(frontend.show(1, 64, 48))
         for number in range(300):
-            device.store.write(f"{FRONT}/state", _STATES[number % len(_STATES)])
-        device.store.remove(f"{FRONT}/state")
-    with connected((64, 48)) as (frontend, _device):
+            device.store.write(f"{device.front}/state", _STATES[number % len(_STATES)])
+        device.store.remove(f"{device.front}/state")
+    with connected((64, 48), number=device.number) as (frontend, _device):
         asyncio.run(_served(frontend, 1))
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """What a frontend on real Xen has: pages and event channels to give away, and its device's nodes.
 
-The domain is the one that this runs in. In Dom0 the device is made here, as the toolstack makes it
-(a loopback: Dom0 is its own frontend); in a DomU it is the one that `xl create` made, and the
-kernel's driver gives it up for as long as kernel_frontend_off() lasts. Needs /dev/xen/gntalloc.
+The domain is the one that this runs in. In Dom0 devices are made here, as the toolstack makes them
+(a loopback: Dom0 is its own frontend); in a DomU they are those that `xl create` made, and the
+kernel's driver gives them up for as long as kernel_frontend_off() lasts. Needs /dev/xen/gntalloc.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import array
 import contextlib
 import errno
 import fcntl
+import itertools
 import mmap
 import os
 import struct
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,9 +50,7 @@ SOMEBODY = DOMID - 1 if DOMID > 1 else DOMID + 1
 GIVEN_BACK = (0,) if IN_DOM0 else (0, -errno.ETIMEDOUT)
 """Answers to an honest DBUF_DESTROY: beside another DomU that flips, a slow machine's compositor
 may need more than the backend's bounded wait; Dom0 sees then whether the pages come back."""
-FRONT = f"/local/domain/{DOMID}/device/vdispl/0"
-BACK = f"/local/domain/0/backend/vdispl/{DOMID}/0"
-ERROR = f"/local/domain/0/error/backend/vdispl/{DOMID}/0/error"
+_FRONTS = f"/local/domain/{DOMID}/device/vdispl"
 
 
 class Skip(Exception):
@@ -105,10 +105,34 @@ class RealXen:
 # --- the device
 
 
-class _Device:
-    """The nodes of one device, as the frontend writes them."""
+def _numbers() -> list[int]:
+    """The devices of this domain. In Dom0 we make them: any will do."""
+    if IN_DOM0:
+        return [0, 1, 2]
+    store = XenStore()
+    try:
+        numbers = sorted(int(name) for name in store.list(_FRONTS))
+    finally:
+        store.close()
+    if not numbers:
+        sys.exit("this DomU has no vdispl device: its xl configuration has to name one")
+    return numbers
 
-    def __init__(self) -> None:
+
+next_number = itertools.cycle(_numbers()).__next__
+
+
+class _Device:
+    """The nodes of one device, as the frontend writes them.
+
+    Without a number it is the domain's next one: the backend lets each connect five times in 10 s.
+    """
+
+    def __init__(self, number: int | None = None) -> None:
+        self.number = next_number() if number is None else number
+        self.front = f"{_FRONTS}/{self.number}"
+        self.back = f"/local/domain/0/backend/vdispl/{DOMID}/{self.number}"
+        self.error = f"/local/domain/0/error/backend/vdispl/{DOMID}/{self.number}/error"
         self.store = XenStore()
 
     def close(self) -> None:
@@ -116,9 +140,12 @@ class _Device:
 
     def offer(self) -> None:
         """Start over: the backend then says InitWait."""
-        self.store.write(f"{FRONT}/backend-id", "0")
-        self.store.write(f"{FRONT}/backend", BACK)
-        self.store.write(f"{FRONT}/state", "1")
+        self._name_backend()
+        self.store.write(f"{self.front}/state", "1")
+
+    def _name_backend(self) -> None:
+        self.store.write(f"{self.front}/backend-id", "0")
+        self.store.write(f"{self.front}/backend", self.back)
 
     def publish(self, frontend: Frontend, lies: dict[str, str]) -> None:
         """``lies`` replaces the values of nodes, for each connector."""
@@ -132,48 +159,48 @@ class _Device:
                 "evt-event-channel": str(spec.evt_port),
             }
             for name, value in {**values, **lies}.items():
-                self.store.write(f"{FRONT}/{spec.index}/{name}", value)
-        self.store.write(f"{FRONT}/state", "3")
+                self.store.write(f"{self.front}/{spec.index}/{name}", value)
+        self.store.write(f"{self.front}/state", "3")
 
     def wait(self, states: str, seconds: float = 60) -> None:
         """Until the backend's state is one of the digits."""
-        path = f"{BACK}/state"
+        path = f"{self.back}/state"
         wait_until(lambda: (self.store.read(path) or "none") in states, f"state {states}", seconds)
 
     def assert_reason(self, text: str = "") -> None:
         """The backend says, where only Dom0 can read it, why it refused the device."""
         if IN_DOM0:
-            error = self.store.read(ERROR)
+            error = self.store.read(self.error)
             assert error and text in error, f"{error!r} in place of {text!r}"
-            self.store.remove(ERROR)
+            self.store.remove(self.error)
 
 
 class Loopback(_Device):
     """Dom0's own: the toolstack's part is done here, too."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, number: int | None = None) -> None:
+        super().__init__(number)
         self._remove()
 
     def offer(self, be_alloc: str = "0") -> None:
-        self.store.write(f"{FRONT}/be-alloc", be_alloc)
+        self.store.write(f"{self.front}/be-alloc", be_alloc)
         super().offer()
-        self.store.write(f"{BACK}/frontend", FRONT)
-        self.store.write(f"{BACK}/frontend-id", "0")
-        self.store.write(f"{BACK}/online", "1")
-        self.store.write(f"{BACK}/state", "1")
+        self.store.write(f"{self.back}/frontend", self.front)
+        self.store.write(f"{self.back}/frontend-id", "0")
+        self.store.write(f"{self.back}/online", "1")
+        self.store.write(f"{self.back}/state", "1")
 
     def end(self) -> None:
         """Removed as xl does it."""
-        self.store.remove(FRONT)
-        self.store.write(f"{BACK}/online", "0")
-        self.store.write(f"{BACK}/state", "5")
+        self.store.remove(self.front)
+        self.store.write(f"{self.back}/online", "0")
+        self.store.write(f"{self.back}/state", "5")
         self.wait("6", 20)
         self._remove()
 
     def _remove(self) -> None:
-        self.store.remove(FRONT)
-        self.store.remove(BACK)
+        self.store.remove(self.front)
+        self.store.remove(self.back)
 
 
 class GuestDevice(_Device):
@@ -183,27 +210,30 @@ class GuestDevice(_Device):
     """
 
     def publish(self, frontend: Frontend, lies: dict[str, str]) -> None:
-        self.store.remove(f"{FRONT}/0")
+        self.store.remove(f"{self.front}/0")
         super().publish(frontend, lies)
 
     def end(self) -> None:
         """Closed as by a driver that is unbound; connectors that xl didn't make are removed."""
-        self.store.write(f"{FRONT}/state", "5")
+        self.store.write(f"{self.front}/state", "5")
         self.wait("26", 20)
-        for name in self.store.list(FRONT):
+        for name in self.store.list(self.front):
             if name.isdigit() and name != "0":
-                self.store.remove(f"{FRONT}/{name}")
-        self.store.write(f"{FRONT}/state", "6")
+                self.store.remove(f"{self.front}/{name}")
+        self._name_backend()
+        self.store.write(f"{self.front}/state", "6")
 
 
 Device = Loopback if IN_DOM0 else GuestDevice
 
 
 @contextlib.contextmanager
-def offered(*sizes: tuple[int, int]) -> Iterator[tuple[Frontend, _Device]]:
+def offered(
+    *sizes: tuple[int, int], number: int | None = None
+) -> Iterator[tuple[Frontend, _Device]]:
     """A frontend of this domain that has not connected; afterwards its device is ended."""
     xen = RealXen()
-    device = Device()
+    device = Device(number)
     frontend = Frontend(xen, *sizes)
     device.offer()
     try:
@@ -218,19 +248,19 @@ def offered(*sizes: tuple[int, int]) -> Iterator[tuple[Frontend, _Device]]:
 
 @contextlib.contextmanager
 def connected(
-    *sizes: tuple[int, int], lies: dict[str, str] | None = None
+    *sizes: tuple[int, int], number: int | None = None, lies: dict[str, str] | None = None
 ) -> Iterator[tuple[Frontend, _Device]]:
     """The same, connected."""
-    with offered(*sizes) as (frontend, device):
+    with offered(*sizes, number=number) as (frontend, device):
         device.publish(frontend, lies or {})
         device.wait("4")
-        device.store.write(f"{FRONT}/state", "4")
+        device.store.write(f"{device.front}/state", "4")
         yield frontend, device
 
 
 def refuse(frontend: Frontend, device: _Device, **lies: object) -> None:
     """Connecting with these nodes (underscores for hyphens) is refused, with a reason."""
-    device.store.write(f"{FRONT}/state", "1")
+    device.store.write(f"{device.front}/state", "1")
     device.wait("2", 30)
     device.publish(frontend, {name.replace("_", "-"): str(lies[name]) for name in lies})
     device.wait("6", 30)
@@ -261,16 +291,24 @@ def _no_autoprobe() -> Iterator[None]:
 def _unbound() -> Iterator[None]:
     """Afterwards the driver finds the nodes as the toolstack wrote them."""
     store = XenStore()
-    nodes = {name: store.read(f"{FRONT}/0/{name}") for name in ("resolution", "unique-id")}
-    (_DRIVER / "unbind").write_text("vdispl-0")
+    connectors = [f"{_FRONTS}/{number}/0" for number in _numbers()]
+    nodes = {
+        f"{connector}/{name}": store.read(f"{connector}/{name}")
+        for connector in connectors
+        for name in ("resolution", "unique-id")
+    }
+    for number in _numbers():
+        (_DRIVER / "unbind").write_text(f"vdispl-{number}")
     try:
         yield
     finally:
-        store.remove(f"{FRONT}/0")
-        for name, value in nodes.items():
-            store.write(f"{FRONT}/0/{name}", value or "")
+        for connector in connectors:
+            store.remove(connector)
+        for path, value in nodes.items():
+            store.write(path, value or "")
         store.close()
-        (_DRIVER / "bind").write_text("vdispl-0")
+        for number in _numbers():
+            (_DRIVER / "bind").write_text(f"vdispl-{number}")
 
 
 # --- what Dom0 knows of it
@@ -286,3 +324,9 @@ def own_status() -> dict:
     answer = ask(Config().control_socket, "status")
     (domain,) = [entry for entry in answer["domains"] if entry["domid"] == DOMID]
     return domain
+
+
+def status_of(device: _Device) -> dict:
+    """The same of one device."""
+    (entry,) = [entry for entry in own_status()["devices"] if entry["device"] == device.number]
+    return entry
