@@ -11,7 +11,11 @@ the answer there is [STATUS, OUTPUT]:
   [REPLY, "status"]                         the backend's state, as `xen-dmabuf-backend status --json`
   [REPLY, "domains"]                        the part of it that no worker is asked for: each domain, its worker, its devices
   [REPLY, "gone", SECONDS, DOMID, ...]      waits until neither Xen nor the backend has any of these
-  [REPLY, "file", SECONDS, PATH]            waits until there is this file; OUTPUT is its text
+  [REPLY, "released", SECONDS, DOMID, ...]  the same for domains that end: another process writes FOLDER/end-DOMID when
+                                            it has ended one ("status 0" is the last line), SECONDS later at most the
+                                            domain is gone; OUTPUT is the longest time between both, in seconds
+  [REPLY, "worker", SECONDS, DOMID, OLD]    waits until the domain's worker is another process than OLD; OUTPUT is its
+                                            number
   [REPLY, "console", TTY, SECONDS, COMMAND] a shell command in the DomU whose Xen console holds a root shell
   [REPLY, "boot", TTY, SECONDS, COMMAND]    the same as soon as that shell answers
 
@@ -38,6 +42,7 @@ from xen_dmabuf.xenstore import xen_binding
 SOCKET = "/run/xen-dmabuf/control.sock"
 NO_ANSWER = 125
 ASK_AGAIN = 1.0
+END_SECONDS = 90.0
 READER_SECONDS = 5.0
 PAUSE = 0.05
 
@@ -97,32 +102,67 @@ def backend(request: str) -> tuple[int, str]:
         return 2, str(error)
 
 
-def file(seconds: float, path: str) -> tuple[int, str]:
-    """Wait for a file."""
-    end = time.monotonic() + seconds
-    while not os.path.exists(path):
-        if time.monotonic() >= end:
-            return 1, f"after {seconds} s: no {path}"
-        time.sleep(PAUSE)
-    with open(path, encoding="utf-8", errors="replace") as stream:
-        return 0, stream.read()
-
-
-def gone(seconds: float, *domids: int) -> tuple[int, str]:
-    """Wait until the domains are neither in Xen nor in the backend.
+def alive(*domids: int) -> tuple[set[int], str]:
+    """Which of these are in Xen or in the backend, and where, in words. Without the backend's answer: all.
 
     Xen itself is asked: `xl list` waits a second while a domain dies.
     """
+    failed, text = backend("domains")
+    known = set(domids) if failed else {entry["domid"] for entry in json.loads(text)["domains"]}
+    in_xen = {info["domid"] for info in xen.domain_getinfo()}.intersection(domids)
+    in_backend = known.intersection(domids)
+    return in_xen | in_backend, f"in Xen {sorted(in_xen)}, in the backend {text if failed else sorted(in_backend)}"
+
+
+def gone(seconds: float, *domids: int) -> tuple[int, str]:
+    """Wait until the domains are neither in Xen nor in the backend."""
+    end = time.monotonic() + seconds
+    while True:
+        left, where = alive(*domids)
+        if not left:
+            return 0, ""
+        if time.monotonic() >= end:
+            return 1, f"after {seconds} s: {where}"
+        time.sleep(PAUSE)
+
+
+def released(seconds: float, *domids: int) -> tuple[int, str]:
+    """Wait until the domains' ends are complete and they are gone."""
+    start = time.monotonic()
+    ended: dict[int, float] = {}
+    worst: dict[int, float] = {}
+    while True:
+        for domid in domids:
+            if domid not in ended and os.path.exists(f"end-{domid}"):
+                ended[domid] = time.monotonic()
+                with open(f"end-{domid}", encoding="utf-8", errors="replace") as stream:
+                    text = stream.read()
+                if not text.endswith("status 0\n"):
+                    return 1, f"the end of domain {domid}: {text}"
+        left, where = alive(*domids)
+        for domid in ended.keys() - left - worst.keys():
+            worst[domid] = time.monotonic() - ended[domid]
+        if len(worst) == len(domids):
+            return 0, f"{max(worst.values()):.2f}"
+        now = time.monotonic()
+        if late := [d for d in domids if d not in ended and now - start > END_SECONDS]:
+            return 1, f"the ends of {late} are not complete after {END_SECONDS:.0f} s: {where}"
+        if late := [d for d in ended if d not in worst and now - ended[d] > seconds]:
+            return 1, f"{late} are not gone {seconds} s after their end: {where}"
+        time.sleep(PAUSE)
+
+
+def worker(seconds: float, domid: int, old: int) -> tuple[int, str]:
+    """Wait for a domain's next worker; meanwhile the service may not answer."""
     end = time.monotonic() + seconds
     while True:
         failed, text = backend("domains")
-        known = set() if failed else {entry["domid"] for entry in json.loads(text)["domains"]}
-        in_xen = {info["domid"] for info in xen.domain_getinfo()}.intersection(domids)
-        in_backend = known.intersection(domids)
-        if not failed and not in_xen and not in_backend:
-            return 0, ""
+        if not failed:
+            (pid,) = [entry["pid"] for entry in json.loads(text)["domains"] if entry["domid"] == domid] or [0]
+            if pid not in (0, old):
+                return 0, str(pid)
         if time.monotonic() >= end:
-            return 1, f"after {seconds} s: in Xen {sorted(in_xen)}, in the backend {text if failed else sorted(in_backend)}"
+            return 1, f"after {seconds} s: {text}"
         time.sleep(PAUSE)
 
 
@@ -130,7 +170,8 @@ ANSWERS = {
     "status": lambda: backend("status"),
     "domains": lambda: backend("domains"),
     "gone": gone,
-    "file": file,
+    "released": released,
+    "worker": worker,
     "console": console,
     "boot": lambda *words: console(*words, boot=True),
 }

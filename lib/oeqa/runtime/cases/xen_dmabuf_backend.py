@@ -9,7 +9,11 @@ SERVICE = "xen-dmabuf-backend"
 
 
 class XenDmabufBackendTest(XenDmabufCase):
-    """One DomU for all cases; it is never restarted."""
+    """One DomU for all cases; it is never restarted.
+
+    In the order of their names a supervisor dies before each worker: with it ends the longer and longer delay after
+    which a worker that keeps dying is started again.
+    """
 
     @classmethod
     def setUpClass(cls):
@@ -25,24 +29,20 @@ class XenDmabufBackendTest(XenDmabufCase):
 
     def new_worker(self, domu, old):
         """Wait for another worker and its picture; nothing of the old one may be left."""
-        def other():
-            serving = self.dom0.ask("domains")[0] == 0  # the service may be starting
-            return serving and domu.known() and domu.worker() not in (0, old)
-
-        poll(other, 120, f"{domu.name}: another worker than {old}")
+        domu.wait_for_worker(old)
         self.assert_back(domu)
         poll(lambda: self.dom0.grants(domu.domid) - domu.pages() < 16, 60,
              "grants of the dead worker given back (what is left: rings and the disk)")
 
-    def test_worker_killed_while_shown_and_idle(self):
+    def test_while_shown_and_idle_worker_killed(self):
         self.one.screens("hold")
         self.kill(self.one.worker())
 
-    def test_worker_killed_while_flipping(self):
+    def test_while_flipping_worker_killed(self):
         self.one.screens("run")
         self.kill(self.one.worker())
 
-    def test_worker_killed_while_the_compositor_holds_its_buffer(self):
+    def test_while_the_compositor_holds_its_buffer_worker_killed(self):
         """Weston is stopped, so it keeps the buffer beyond the worker's life."""
         weston = self.dom0.main_pid("weston")
         self.one.screens("run")
@@ -89,27 +89,27 @@ class XenDmabufBackendTest(XenDmabufCase):
         hold_destroy(self.one)
         self.killed_in_request(victim)
 
-    def test_worker_killed_during_dbuf_create(self):
+    def test_during_dbuf_create_worker_killed(self):
         self.killed_at_create()
 
-    def test_worker_killed_during_dbuf_destroy(self):
+    def test_during_dbuf_destroy_worker_killed(self):
         self.killed_at_destroy()
 
-    def test_supervisor_killed_during_dbuf_create(self):
+    def test_during_dbuf_create_supervisor_killed(self):
         self.killed_at_create(SERVICE)
 
-    def test_supervisor_killed_during_dbuf_destroy(self):
+    def test_during_dbuf_destroy_supervisor_killed(self):
         self.killed_at_destroy(SERVICE)
 
     def releasing(self):
         """Pages that the backend has released and the compositor still holds."""
         return sum(device["releasing_pages"] for device in self.one.backend()["devices"])
 
-    def test_supervisor_killed_while_shown_and_idle(self):
+    def test_while_shown_and_idle_supervisor_killed(self):
         self.one.screens("hold")
         self.kill(self.dom0.main_pid(SERVICE))
 
-    def test_supervisor_killed_while_flipping(self):
+    def test_while_flipping_supervisor_killed(self):
         self.one.screens("run")
         self.kill(self.dom0.main_pid(SERVICE))
 

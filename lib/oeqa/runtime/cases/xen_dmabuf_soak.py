@@ -3,10 +3,9 @@
 
 import os
 import random
-import time
 
 from oeqa.runtime.xen_dmabuf.case import XenDmabufCase
-from oeqa.runtime.xen_dmabuf.crash import PHASES, STUCK, begin_end, wait_for_end
+from oeqa.runtime.xen_dmabuf.crash import PHASES, STUCK, begin_end, reach, wait_for_release
 
 CYCLES = 20
 GROUP = 4
@@ -28,41 +27,28 @@ class XenDmabufSoakTest(XenDmabufCase):
 
     def first_group(self):
         """Some that are not counted: for the first ones after a boot Weston and Dom0's balloon grow once, by 30 MiB."""
-        domus = [self.domu(f"xen-dmabuf-{number}", 16 + number) for number in range(GROUP)]
-        for domu in domus:
-            PHASES["while flipping"](domu)
-        self.end([(domu, "destroy") for domu in domus])
+        self.end([(self.domu(f"xen-dmabuf-{number}", 16 + number), "while flipping", "destroy")
+                  for number in range(GROUP)])
 
-    def begin(self, cycles, chance):
-        """A DomU for each of these cycles in a random phase: pairs of it and its random way to end, and all in words."""
+    def choose(self, cycles, chance):
+        """(DomU, phase, way to end) for each of these cycles."""
         chosen = []
         for cycle in cycles:
-            phase = chance.choice(list(PHASES))
-            chosen.append((cycle, phase, chance.choice(OTHER_WAYS.get(phase, RUNNING_WAYS))))
-        # one that flips takes the processors from those that have to start
-        chosen.sort(key=lambda choice: choice[1] == "while flipping")
-        ends = []
-        for cycle, phase, way in chosen:
-            ends.append((self.domu(f"xen-dmabuf-{cycle % GROUP}", cycle % 200 + 20), way))
-            PHASES[phase](ends[-1][0])
-        return ends, ", ".join(f"{way} {phase}" for _, phase, way in chosen)
+            phase = chance.choice(PHASES)
+            way = chance.choice(OTHER_WAYS.get(phase, RUNNING_WAYS))
+            chosen.append((self.domu(f"xen-dmabuf-{cycle % GROUP}", cycle % 200 + 20), phase, way))
+        return chosen
 
-    def end(self, ends):
-        """End them at the same time; returns the seconds of the slowest release after its domain's end."""
-        # the toolstack waits 10 s for a stuck worker: for all in this time
-        stuck = [domu for domu, way in ends if way == STUCK]
-        others = [domu for domu, way in ends if way != STUCK]
-        for domu, way in sorted(ends, key=lambda pair: pair[1] != STUCK):
-            begin_end(domu, way)
-        return max(self.released(domus) for domus in (others, stuck) if domus)
-
-    def released(self, domus):
-        """The seconds from the end of these to their release."""
-        for domu in domus:
-            wait_for_end(domu)
-        ended = time.monotonic()
-        self.wait_until_gone(*domus)
-        return time.monotonic() - ended
+    def end(self, chosen):
+        """Bring DomUs into their phases and end them; returns the seconds from an end to its release, the longest."""
+        # the toolstack waits 10 s for a stuck worker: the others come into their phases meanwhile
+        stuck = [choice for choice in chosen if choice[2] == STUCK]
+        others = [choice for choice in chosen if choice[2] != STUCK]
+        for choices in (stuck, others):
+            reach(*[(domu, phase) for domu, phase, _ in choices])
+            for domu, _, way in choices:
+                begin_end(domu, way)
+        return wait_for_release(*[domu for domu, _, _ in chosen])
 
     def test_crashes_in_random_order(self):
         """Several at a time, so that one ends beside others that are in any phase, even with a stuck worker.
@@ -77,12 +63,12 @@ class XenDmabufSoakTest(XenDmabufCase):
         worst = 0.0
         for cycle in range(1, cycles + 1, GROUP):
             group = range(cycle, min(cycle + GROUP, cycles + 1))
-            where = f"soak: cycles {group[0]} to {group[-1]} of {cycles}, seed {seed}"
+            chosen = self.choose(group, chance)
+            words = ", ".join(f"{way} {phase}" for _, phase, way in chosen)
+            where = f"soak: cycles {group[0]} to {group[-1]} of {cycles}, seed {seed}: {words}"
             try:
-                ends, words = self.begin(group, chance)
-                where += f": {words}"
-                worst = max(worst, self.end(ends))
-                self.assert_nothing_left(memory, *[domu for domu, _ in ends])
+                worst = max(worst, self.end(chosen))
+                self.assert_nothing_left(memory, *[domu for domu, _, _ in chosen])
             except AssertionError as error:
                 raise AssertionError(f"{where}: {error}") from error
             print(f"{where}: released, worst {worst:.1f} s", flush=True)

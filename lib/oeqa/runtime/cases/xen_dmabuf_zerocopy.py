@@ -84,12 +84,14 @@ class XenDmabufZeroCopyTest(XenDmabufCase):
         self.assertEqual(shown - rest, pages, f"{shown} grants while shown, {rest} after release")
 
     def show_format(self, name, convert=None):
-        """A DomU that draws in a format is shown as drawn."""
-        domu = self.domu(f"xen-dmabuf-{name}", 1)
-        domu.start(options=f"--hold --format {name}")
-        (screen,) = domu.screens("flip 2", 120)
+        """What a DomU draws in a format is shown as drawn."""
+        self.addCleanup(self.one.wait_for_pattern)
+        self.addCleanup(self.one.resume_pattern)
+        self.addCleanup(self.one.stop_pattern)
+        self.one.run_pattern(f"--hold --format {name}")
+        (screen,) = self.one.screens("flip 2", 120)
         self.assertEqual(screen["fourcc"], name)
-        self.assert_shown(domu, screen, convert)
+        self.assert_shown(self.one, screen, convert)
 
     def test_format_argb8888(self):
         self.show_format("AR24")

@@ -4,14 +4,13 @@
 from oeqa.runtime.case import OERuntimeTestCase
 
 from . import picture
-from .dom0 import Dom0, poll
+from .dom0 import RELEASE_SECONDS, Dom0, poll
 from .domu import DomU
 
 # A dead domain's last pages come back from Xen's idle loop; Dom0's caches and slabs breathe.
 XEN_SLACK_MIB = 4
 DOM0_SLACK_MIB = 24
 SHOWN_SECONDS = 20
-RELEASE_SECONDS = 60
 
 
 class XenDmabufCase(OERuntimeTestCase):
@@ -85,3 +84,25 @@ class XenDmabufCase(OERuntimeTestCase):
     def _memory_is_back(self, before):
         xen, dom0 = self.dom0.memory()
         return xen >= before[0] - XEN_SLACK_MIB and dom0 >= before[1] - DOM0_SLACK_MIB
+
+
+class XenDmabufWitnessedCase(XenDmabufCase):
+    """``witness``, another DomU, lives through all cases of a class and must not notice."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.witness = cls.class_domu("xen-dmabuf-witness", 9)
+        cls.witness.start(size="320x240")
+        cls.worker = cls.witness.worker()
+        cls.services = cls.dom0.main_pids()
+
+    def assert_witness_flips(self, before):
+        """Its frames are shown, more than ``before``, what its flips() were."""
+        self.witness.screens("flip 3", 60)
+        self.assertGreaterEqual(self.witness.flips(), before + 3, "the other DomU's flips")
+
+    def assert_unnoticed(self):
+        """Neither its worker nor the services were replaced."""
+        self.assertEqual(self.witness.worker(), self.worker, "the other DomU's worker")
+        self.assertEqual(self.dom0.main_pids(), self.services, "main processes of backend and Weston")

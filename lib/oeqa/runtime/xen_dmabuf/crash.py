@@ -5,12 +5,7 @@ A phase is reached for sure, not by timing: where a request must be open, the wo
 answer it is stopped first (SIGSTOP), and goes on after the end.
 """
 
-from .dom0 import TOOLS, poll
-
-
-def _before_connect(domu):
-    domu.create(paused=True)
-    poll(domu.known, 60, f"{domu.name} in the backend's status")
+from .dom0 import RELEASE_SECONDS, TOOLS, poll
 
 
 def _worker_stopped(domu):
@@ -31,8 +26,11 @@ def hold_destroy(domu):
     domu.stop_pattern()
 
 
+def _before_connect(domu):
+    poll(domu.known, 60, f"{domu.name} in the backend's status")
+
+
 def _during_create(domu):
-    domu.create(options=None)
     domu.wait_for_shell()
     poll(lambda: (domu.known() or {}).get("devices"), 60, "the device in the backend's status")
     poll(lambda: domu.try_run("ls /dev/dri/card*")[0] == 0, 60, "the frontend's card")
@@ -40,29 +38,42 @@ def _during_create(domu):
 
 
 def _flipping(domu):
-    domu.start()
+    domu.wait_for_start()
     (screen,) = domu.screens("run")
     # by its own account: the backend may have to wait for another domain's stopped worker
     poll(lambda: domu.screens()[0]["flips"] > screen["flips"] + 2, 60, f"{domu.name} flipping")
 
 
 def _idle(domu):
-    domu.start()
+    domu.wait_for_start()
     domu.screens("flip 2", 60)
 
 
 def _during_destroy(domu):
-    domu.start()
+    domu.wait_for_start()
     hold_destroy(domu)
 
 
-PHASES = {
-    "before connect": _before_connect,
-    "during DBUF_CREATE": _during_create,
-    "while flipping": _flipping,
-    "shown and idle": _idle,
-    "during DBUF_DESTROY": _during_destroy,
+# How the DomU is created, and how it comes so far.
+_PHASES = {
+    "before connect": ({"paused": True}, _before_connect),
+    "during DBUF_CREATE": ({"options": None}, _during_create),
+    "while flipping": ({}, _flipping),
+    "shown and idle": ({}, _idle),
+    "during DBUF_DESTROY": ({}, _during_destroy),
 }
+PHASES = tuple(_PHASES)
+
+
+def reach(*wanted):
+    """Bring DomUs into phases: pairs of both. They start at the same time."""
+    for domu, phase in wanted:
+        creation, _ = _PHASES[phase]
+        domu.create(**creation)
+    # one that flips takes the processors from those that are to start
+    for domu, phase in sorted(wanted, key=lambda pair: pair[1] == "while flipping"):
+        _, come = _PHASES[phase]
+        come(domu)
 
 
 def _go_on(domu):
@@ -101,14 +112,21 @@ WAYS = {"destroy": _destroy, STUCK: _destroy_stuck, "panic": _panic, "shutdown":
 
 
 def begin_end(domu, way):
-    """Start to end a DomU; wait_for_end() must follow."""
+    """Start to end a DomU; wait_for_release() must follow."""
     log = f"{TOOLS}/end-{domu.domid}"
     domu.dom0.run(f"{{ {{ {WAYS[way](domu)}; echo \"status $?\"; }} > {log}.unfinished 2>&1; "
                   f"mv {log}.unfinished {log}; }} < /dev/null > /dev/null 2>&1 &")
 
 
-def wait_for_end(domu):
-    """Wait for what begin_end() has started; AssertionError if it failed."""
-    status, output = domu.dom0.ask("file", 90, f"{TOOLS}/end-{domu.domid}", timeout=120)
-    if status or not output.endswith("status 0\n"):
-        raise AssertionError(f"Dom0: the end of {domu.name}: {output}")
+def wait_for_release(*domus):
+    """Wait until what begin_end() has started is complete and the domains are gone.
+
+    Returns the longest time between both, in seconds; AssertionError if an end failed or its domain stays.
+    """
+    status, output = domus[0].dom0.ask("released", RELEASE_SECONDS, *[domu.domid for domu in domus],
+                                       timeout=RELEASE_SECONDS + 120)
+    if status:
+        raise AssertionError(f"Dom0, {', '.join(domu.name for domu in domus)}: {output}")
+    for domu in domus:
+        domu.gone = True
+    return float(output)

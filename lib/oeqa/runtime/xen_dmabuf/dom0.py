@@ -14,6 +14,7 @@ from . import picture
 CONFIGURATION = "/etc/xen/domu.cfg"
 TOOLS = "/tmp/xen-dmabuf-test"
 PAGE = 4096
+RELEASE_SECONDS = 60
 _FILES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "files")
 _AGENT, _PROBE = "xen_dmabuf_agent.py", "xen_dmabuf_probe.py"
 # its process number, if that still is the process that has TOOLS as working directory, not a later one
@@ -184,9 +185,9 @@ class Dom0:
                          "sed -n 's/^MemAvailable: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo").split()
         return int(words[0]), int(words[1]) // 1024
 
-    def restarts(self):
-        """How often systemd has restarted backend and Weston."""
-        return self.run("systemctl show -P NRestarts xen-dmabuf-backend weston").split()
+    def main_pids(self):
+        """The main processes of backend and Weston: another one after any restart."""
+        return self.run("systemctl show -P MainPID xen-dmabuf-backend weston").split()
 
     def screenshot(self):
         """Dom0's screen as Weston itself gives it (weston-output-capture), by Weston's own client."""

@@ -31,8 +31,17 @@ class DomU:
 
     # -- life
 
-    def create(self, line=PATTERN, options="--hold", size="640x480", paused=False, **overrides):
-        """`xl create`, without network and with a disk that is only read; does not wait.
+    def create(self, **arguments):
+        """`xl create`; does not wait until it has started. The arguments are creation()'s."""
+        output = self.dom0.run(
+            f"{self.creation(**arguments)} && domid=$(xl domid {self.name}) && "
+            "echo created $domid $(xenstore-read /local/domain/$domid/console/tty)", 120)
+        domid, self._tty = re.search(r"^created (\d+) (\S+)$", output, re.M).groups()
+        self.domid = int(domid)
+        self.gone = False
+
+    def creation(self, line=PATTERN, options="--hold", size="640x480", paused=False, **overrides):
+        """The shell command of create(): without network and with a disk that is only read.
 
         ``options`` are the pattern program's, None: it is not started; ``size`` is the first
         connector's, or several connectors' as vdispl wants them; ``overrides`` go to xl.
@@ -48,16 +57,15 @@ class DomU:
             "vdispl": f'["backend=Domain-0,be-alloc=0,connectors={connectors}"]',
             "extra": f'"console=hvc0 root=/dev/xvda ro panic=-1 quiet {line} {pattern}"', **overrides}
         words = " ".join(shlex.quote(f"{key}={value}") for key, value in values.items())
-        output = self.dom0.run(
-            f"xl create {'-p ' if paused else ''}{CONFIGURATION} {words} && domid=$(xl domid {self.name}) && "
-            "echo created $domid $(xenstore-read /local/domain/$domid/console/tty)", 120)
-        domid, self._tty = re.search(r"^created (\d+) (\S+)$", output, re.M).groups()
-        self.domid = int(domid)
-        self.gone = False
+        return f"xl create {'-p ' if paused else ''}{CONFIGURATION} {words}"
 
     def start(self, **arguments):
         """create() and wait for the pattern program."""
         self.create(**arguments)
+        self.wait_for_start()
+
+    def wait_for_start(self):
+        """Wait until it has started and the pattern program answers."""
         self.wait_for_shell(ANSWERS)
 
     def wait_for_shell(self, command="true"):
@@ -106,6 +114,13 @@ class DomU:
         """End the pattern program without waiting; it is not started again."""
         self.run("touch /run/pattern.stop; pkill -x xen-dmabuf-patt || true")
 
+    def run_pattern(self, options):
+        """Run the pattern program with other options in its place, until stop_pattern()."""
+        self.stop_pattern()
+        self.run("while pgrep -x xen-dmabuf-patt; do :; done", 60)
+        self.run(f"xen-dmabuf-pattern run {options} --stream {self.stream} < /dev/null > /dev/null 2>&1 &")
+        self.wait_for_pattern()
+
     def resume_pattern(self):
         """Let the pattern program start again."""
         self.run("rm -f /run/pattern.stop")
@@ -123,6 +138,12 @@ class DomU:
     def worker(self):
         """Its worker's process number."""
         return self.known()["pid"]
+
+    def wait_for_worker(self, old, seconds=120):
+        """Wait for another worker than process ``old``; the service may be starting."""
+        status, output = self.dom0.ask("worker", seconds, self.domid, old, timeout=seconds + 30)
+        if status:
+            raise AssertionError(f"{self.name}: another worker than {old}: {output}")
 
     def buffers(self):
         """Its display buffers as the backend has them."""
