@@ -32,16 +32,27 @@ _EVENTS = {
 }
 
 
+def _check_value(value: object, kind: type, where: str) -> None:
+    if type(value) is not kind:  # a bool is no number here
+        raise ValueError(f"{where}: {kind.__name__} is expected")
+    if kind is int and not 0 <= value < 1 << 64:
+        raise ValueError(f"{where}: 64 bits without sign are expected")
+    if kind is str:
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{where}: half a surrogate pair, XenStore has no such text") from None
+
+
 def _check(value: object, shape: object, where: str) -> None:
     if isinstance(shape, type):
-        if type(value) is not shape:  # a bool is no number here
-            raise ValueError(f"{where}: {shape.__name__} is expected")
+        _check_value(value, shape, where)
     elif isinstance(shape, list):
-        _check(value, list, where)
+        _check_value(value, list, where)
         for number, item in enumerate(value):
             _check(item, shape[0], f"{where}[{number}]")
     else:
-        _check(value, dict, where)
+        _check_value(value, dict, where)
         names = dict.fromkeys(value, shape[str]) if str in shape else shape
         for name, inner in names.items():
             if name not in value:
