@@ -137,6 +137,13 @@ def test_a_line_without_end_is_no_memory_of_ours(caplog):
     assert "worker talks nonsense" in caplog.messages
 
 
+def test_a_flood_ends(caplog):
+    """While it is read nobody else is served."""
+    script = """exec 3>&0; yes '{"event": "ready"}' >&3"""
+    assert len(end_of(ShellServer(script))[1]) == child._MESSAGES
+    assert any("more than" in str(record.fields["reason"]) for record in caplog.records)
+
+
 def test_one_that_lives_on_without_its_socket_is_killed(monkeypatch, caplog):
     """Nobody could ask it for the DomU's pages any more."""
     monkeypatch.setattr(child, "_STOP_SECONDS", 0.1)

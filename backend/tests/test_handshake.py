@@ -164,6 +164,8 @@ def test_a_worker_that_does_not_answer_is_waited_for_once(monkeypatch):
             child.on_message({"event": "status", "status": {"driver": "new"}})
             (domain,) = (await question)["domains"]
             assert domain["worker"] == "ready" and domain["driver"] == "new"
+            with pytest.raises(ValueError, match="nobody asked"):
+                child.on_message({"event": "status", "status": {"driver": "again"}})
 
             question = asyncio.create_task(supervisor.status())
             await until(lambda: child.sent.count({"op": "status"}) == 3, "another question", 1)

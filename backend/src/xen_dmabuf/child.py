@@ -2,7 +2,7 @@
 """The supervisor's side of a worker: start, talk, end.
 
 What a worker sends is as little trusted as what its DomU sends: a line that is too long or isn't
-what messages.py expects ends it.
+what messages.py expects ends it, and so do too many.
 """
 
 from __future__ import annotations
@@ -14,17 +14,22 @@ from collections.abc import Callable
 
 from . import messages
 from .config import Config, to_plain
-from .log import fields
+from .log import RateLimit, fields
 from .processes import ForkServer, Process
 
 log = logging.getLogger(__name__)
 
 _LINE_LIMIT = 4 << 20  # the status of as many buffers as the configuration allows has 3 MiB
 _STOP_SECONDS = 10.0
+# the supervisor serves nobody else while it reads; a device has three messages for each connect
+_MESSAGES, _PERIOD = 1000, 10.0
 
 
 class Child:
-    """One worker. ``on_message(message)`` and ``on_exit(status)`` run in the asyncio thread."""
+    """One worker. ``on_message(message)`` and ``on_exit(status)`` run in the asyncio thread.
+
+    ValueError of on_message() says that no worker sends this now.
+    """
 
     def __init__(self, domid: int, on_message: Callable, on_exit: Callable) -> None:
         self.domid = domid
@@ -33,6 +38,7 @@ class Child:
         self._process: Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._task: asyncio.Task | None = None
+        self._rate = RateLimit(_MESSAGES, _PERIOD)
 
     @property
     def pid(self) -> int:
@@ -52,6 +58,8 @@ class Child:
     async def _run(self, reader: asyncio.StreamReader) -> None:
         try:
             while line := await reader.readline():
+                if not self._rate.allow(asyncio.get_running_loop().time()):
+                    raise ValueError(f"more than {_MESSAGES} messages in {_PERIOD:.0f} s")
                 self._on_message(messages.parse(line))
         except ValueError as error:  # too long for the limit, or nothing that a worker says
             log.error("worker talks nonsense", extra=fields(domid=self.domid, reason=error))

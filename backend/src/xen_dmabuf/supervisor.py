@@ -260,15 +260,17 @@ class Supervisor:
         )
 
     def _on_message(self, domain: Domain, child: Child, message: dict) -> None:
+        """ValueError ends the worker."""
         if domain.child is not child:
             return
         event = message["event"]
         if event == "ready":
             domain.ready = True
         elif event == "status":
+            if domain.status is None or domain.status.done():
+                raise ValueError("a status that nobody asked for")
             domain.silent = False
-            if domain.status and not domain.status.done():
-                domain.status.set_result(message["status"])
+            domain.status.set_result(message["status"])
             return
         else:
             device = domain.devices.get(message["dev"])
