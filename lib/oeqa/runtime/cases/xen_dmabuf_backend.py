@@ -79,8 +79,7 @@ class XenDmabufBackendTest(XenDmabufCase):
         self.new_worker(self.one, worker)
 
     def killed_at_create(self, victim=None):
-        self.one.stop_pattern()
-        self.one.run("while pgrep -x xen-dmabuf-patt; do :; done", 60)
+        self.one.end_pattern()
         hold_create(self.one)
         self.killed_in_request(victim)
 

@@ -99,6 +99,24 @@ class XenDmabufZeroCopyTest(XenDmabufCase):
     def test_format_rgb565(self):
         self.show_format("RG16", picture.as_rgb565)
 
+    def set_mode(self, mode):
+        """The connector's resolution in XenStore is the only mode of drm_xen_front, read when it is bound."""
+        self.one.end_pattern()
+        self.dom0.run(f"xenstore-write /local/domain/{self.one.domid}/device/vdispl/0/0/resolution {mode}")
+        self.one.unbind()
+        self.one.bind()
+        self.one.resume_pattern()
+        self.assert_back(self.one)
+
+    def test_mode_change(self):
+        """Another mode, and the first one again; the DomU is not restarted."""
+        (old,) = self.one.screens()
+        self.addCleanup(self.set_mode, f"{old['width']}x{old['height']}")
+        self.set_mode("401x300")
+        (screen,) = self.one.screens()
+        self.assertEqual((screen["width"], screen["height"]), (401, 300))
+        self.assertEqual({(b["width"], b["height"]) for b in self.one.buffers()}, {(401, 300)})
+
     def test_odd_width(self):
         """Rows that are no multiple of 64 octets, a height that is none of 16."""
         domu = self.domu()

@@ -11,6 +11,7 @@ PATTERN = "init=/usr/lib/xen-dmabuf/pattern-init"
 SYSTEMD = "systemd.debug_shell=hvc0 systemd.mask=serial-getty@hvc0.service"
 ANSWERS = "until xen-dmabuf-pattern send state > /dev/null 2>&1; do :; done"
 BOOT_SECONDS = 180
+_DRIVER = "/sys/bus/xen/drivers/vdispl"
 
 
 class DomU:
@@ -114,16 +115,30 @@ class DomU:
         """End the pattern program without waiting; it is not started again."""
         self.run("touch /run/pattern.stop; pkill -x xen-dmabuf-patt || true")
 
-    def run_pattern(self, options):
-        """Run the pattern program with other options in its place, until stop_pattern()."""
+    def end_pattern(self):
+        """stop_pattern(), and wait for its end."""
         self.stop_pattern()
         self.run("while pgrep -x xen-dmabuf-patt; do :; done", 60)
+
+    def run_pattern(self, options):
+        """Run the pattern program with other options in its place, until stop_pattern()."""
+        self.end_pattern()
         self.run(f"xen-dmabuf-pattern run {options} --stream {self.stream} < /dev/null > /dev/null 2>&1 &")
         self.wait_for_pattern()
 
     def resume_pattern(self):
         """Let the pattern program start again."""
         self.run("rm -f /run/pattern.stop")
+
+    # -- the driver of its first device
+
+    def unbind(self):
+        """Take the device from its driver, whatever uses it."""
+        self.run(f"echo vdispl-0 > {_DRIVER}/unbind", 60)
+
+    def bind(self):
+        """Give it back: the driver reads what XenStore says by now."""
+        self.run(f"echo vdispl-0 > {_DRIVER}/bind", 60)
 
     # -- in Dom0
 
