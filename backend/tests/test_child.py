@@ -65,6 +65,7 @@ LIES = {
     b'{"event": ["ready"]}': "message.event: str",
     b"{}": "event is missing",
     b'{"event": "stop"}': "unknown event 'stop'",
+    b'{"event": "ready", "more": "' + b"x" * 70_000 + b'"}': "ready: 7....? octets",
     b'{"event": "connected"}': "connected: dev is missing",
     b'{"event": "connected", "dev": []}': "connected.dev: int",
     b'{"event": "connected", "dev": true}': "connected.dev: int",

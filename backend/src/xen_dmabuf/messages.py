@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 
+_SHORT = 1 << 16  # octets: only a status is longer
+
 # A type; a list of one shape; a dict of names and their shapes; {str: shape}: any names.
 _NUMBERS = (
     "width",
@@ -70,5 +72,7 @@ def parse(line: bytes) -> dict:
     event = message["event"]
     if event not in _EVENTS:
         raise ValueError(f"unknown event {event[:40]!r}")
+    if event != "status" and len(line) > _SHORT:
+        raise ValueError(f"{event}: {len(line)} octets are too many")
     _check(message, _EVENTS[event], event)
     return message
