@@ -7,20 +7,28 @@ import os
 import shutil
 from pathlib import Path
 
+from xen_dmabuf_layer import kernelseries
+
 from . import cache, layout, process
 from .debian import Archive
 from .errors import TestbedError
 
-SOURCE_PACKAGE = "linux-source-6.12"
+SOURCE_PACKAGE = f"linux-source-{layout.KERNEL_LINE}"
 SELFTEST = "tools/testing/selftests/drivers/xen"
 
 
-def patches() -> list[Path]:
-    """The series in order."""
-    found = sorted(layout.KERNEL_SERIES.glob("[0-9]*.patch"))
+def patches(extra: bool = False) -> list[Path]:
+    """The series in order, the same files as the layer's; extra: those that it applies only when asked, too."""
+    found = kernelseries.patches(layout.REPOSITORY, layout.KERNEL_LINE, extra)
     if not found:
-        raise TestbedError(f'no patches in "{layout.KERNEL_SERIES}"; is the whole repository cloned?')
-    return found
+        raise TestbedError(f'no patches for "{layout.KERNEL_LINE}" in "{layout.REPOSITORY}/{kernelseries.TOP}"; '
+                           "is the whole repository cloned?")
+    return [Path(path) for path in found]
+
+
+def extra_patches() -> list[Path]:
+    """What patches(extra=True) has on top of the series; they come last."""
+    return patches(extra=True)[len(patches()):]
 
 
 def fragments() -> list[Path]:

@@ -29,21 +29,26 @@ XEN_OPTIONS = "gnttab_max_maptrack_frames=16"
 
 
 def kunit_symbols() -> list[str]:
-    """Configuration symbols of the KUnit tests that the series adds."""
-    text = "".join(patch.read_text(encoding="utf-8") for patch in kernel.patches())
+    """Configuration symbols of the KUnit tests that the series and the extra patches add."""
+    text = "".join(patch.read_text(encoding="utf-8") for patch in kernel.patches(extra=True))
     return sorted(set(re.findall(r"^\+config (\w*KUNIT\w*)$", text, re.M)))
+
+
+def _more_patches() -> tuple[Path, ...]:
+    """What the plain kernel doesn't have: nothing but their own tests uses the extra patches."""
+    return (*kernel.extra_patches(), PATCH)
 
 
 def _compile(folder: Path) -> None:
     tests = folder / "kunit.cfg"
     tests.write_text("".join(f"CONFIG_{name}=y\n" for name in kunit_symbols()), encoding="utf-8")
-    kernel.compile_into(folder, (FRAGMENT, tests), (PATCH,))
+    kernel.compile_into(folder, (FRAGMENT, tests), _more_patches())
 
 
 def build() -> Path:
     """Folder like that of :func:`testbed.kernel.build`."""
     return cache.stage("kernel-debug", {
-        **kernel.inputs(), "debug": cache.digest([FRAGMENT, PATCH]), "kunit": " ".join(kunit_symbols())}, _compile)
+        **kernel.inputs(), "debug": cache.digest([FRAGMENT, *_more_patches()]), "kunit": " ".join(kunit_symbols())}, _compile)
 
 
 def dom0_parts(debug: Path, plain: Path) -> Path:

@@ -9,7 +9,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 LAYER = REPOSITORY / "meta-xen-dmabuf"
 BACKEND = REPOSITORY / "backend"
 PATTERN = REPOSITORY / "clients" / "pattern"
-KERNEL_SERIES = REPOSITORY / "kernel-patches" / "6.12"
+KERNEL_LINE = "6.12"
+"""The line of Debian trixie's kernel, which the testbed's is made of."""
 KERNEL_FRAGMENTS = (
     LAYER / "recipes-kernel/linux/xen-dmabuf/xen-dmabuf-dom0.cfg",
     LAYER / "recipes-kernel/linux/xen-dmabuf/xen-dmabuf-domu.cfg",

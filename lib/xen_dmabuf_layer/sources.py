@@ -8,6 +8,8 @@ without a reason.
 
 import os
 
+from . import kernelseries
+
 LEFTOVERS = ("__pycache__", "build", "dist")
 
 
@@ -63,67 +65,32 @@ def kernel_version(d):
     return d.getVar("LINUX_VERSION") or d.getVar("PV")
 
 
-def kernel_series(version):
-    """Return the series ("6.12") of a version ("6.12.47"), "" for none."""
-    parts = (version or "").split(".")
-    return ".".join(parts[:2]) if len(parts) > 1 and parts[0].isdigit() else ""
+def kernel_folders(d):
+    """Return FILESEXTRAPATHS entries for a kernel recipe's patches.
 
-
-def covered_series(root):
-    """Return the kernel series that kernel-patches/ has patches for, oldest first."""
-    top = os.path.join(root, "kernel-patches")
-    if not os.path.isdir(top):
-        return []
-    found = [s for s in os.listdir(top) if patches(root, s)]
-    return sorted(found, key=_numbers)
-
-
-def nearest_series(root, version):
-    """Return the newest covered series that is not newer than a version, else the oldest."""
-    covered = covered_series(root)
-    older = [s for s in covered if _numbers(s) <= _numbers(kernel_series(version) or "0")]
-    return older[-1] if older else covered[0]
-
-
-def _numbers(series):
-    return [int(n) for n in series.split(".")]
-
-
-def patches(root, series):
-    """Return the file names of a series' patches in the order to apply them."""
-    folder = os.path.join(root, "kernel-patches", series)
-    if not kernel_series(series) or not os.path.isdir(folder):
-        return []
-    return sorted(name for name in os.listdir(folder) if name.endswith(".patch"))
+    :param d: the recipe's data store.
+    """
+    return ":".join(kernelseries.folders(*_kernel(d)))
 
 
 def kernel_uris(d):
-    """Return SRC_URI entries for the fragments and the series' patches of a kernel recipe."""
+    """Return SRC_URI entries for the fragments and the patches of a kernel recipe.
+
+    :param d: the recipe's data store.
+    """
     import bb.parse
 
-    root, series = d.getVar("XEN_DMABUF_ROOT"), d.getVar("XEN_DMABUF_KERNEL_SERIES")
-    bb.parse.mark_dependency(d, os.path.join(root, "kernel-patches", series))
-    names = d.getVar("XEN_DMABUF_FRAGMENTS").split() + patches(root, series)
+    for folder in kernelseries.folders(*_kernel(d)):
+        bb.parse.mark_dependency(d, folder)
+    names = d.getVar("XEN_DMABUF_FRAGMENTS").split()
+    names += [os.path.basename(path) for path in kernelseries.patches(*_kernel(d))]
     return " ".join(f"file://{name}" for name in names)
 
 
-def kernel_problem(root, recipe, version, series):
-    """Return a sentence for a kernel without patches, None for one that has them."""
-    if patches(root, series):
-        return None
-    covered = covered_series(root)
-    if not covered:
-        return (
-            f'kernel-patches/ is not beside the layer in "{root}": meta-xen-dmabuf builds from '
-            "the whole repository, clone all of it rather than copying the layer's folder."
-        )
-    return (
-        f'kernel recipe "{recipe}" is version "{version}" and asks for the patches of series '
-        f'"{series}", but kernel-patches/ covers '
-        f"{', '.join(covered)}. Choose such a kernel with PREFERRED_PROVIDER_virtual/kernel and "
-        f"PREFERRED_VERSION_{recipe}, or try the nearest series with "
-        f'XEN_DMABUF_KERNEL_SERIES:pn-{recipe} = "{nearest_series(root, version)}".'
-    )
+def _kernel(d):
+    """Return the root, the line and whether extra patches are wanted, as kernelseries takes them."""
+    extra = d.getVar("XEN_DMABUF_KERNEL_EXTRA_PATCHES") == "1"
+    return d.getVar("XEN_DMABUF_ROOT"), d.getVar("XEN_DMABUF_KERNEL_SERIES"), extra
 
 
 def is_the_kernel(d):

@@ -104,8 +104,9 @@ def main():
     if not Path(os.environ.get("OE_TREES", "")).is_dir() or not os.environ.get("OE_TREES"):
         print("oe-check: set OE_TREES to the folder with the trees, see docs/testing.md")
         return 2
-    tests = Path(__file__).with_name("test_layer_oe.py")
-    return subprocess.call([sys.executable, "-m", "pytest", "-v", str(tests), *sys.argv[1:]])
+    names = ("test_layer_kernel_recipe.py", "test_layer_oe.py")
+    tests = [str(Path(__file__).with_name(name)) for name in names]
+    return subprocess.call([sys.executable, "-m", "pytest", "-v", *tests, *sys.argv[1:]])
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: MIT
 """lib/xen_dmabuf_layer: what bitbake runs while parsing."""
 
+import os
 import sys
 
 import pytest
 from oe_trees import ROOT
 
 sys.path.insert(0, str(ROOT / "lib"))
-from xen_dmabuf_layer import kernelconfig, sanity, sources  # noqa: E402
+from xen_dmabuf_layer import kernelconfig, kernelseries, sanity, sources  # noqa: E402
 
 GOOD = {
     "DISTRO_FEATURES": "xen-dmabuf xen virtualization systemd pam wayland opengl",
@@ -115,29 +116,67 @@ class TestKernelSeries:
         ],
     )
     def test_is_taken_from_the_version(self, version, series):
-        assert sources.kernel_series(version) == series
+        assert kernelseries.line_of(version) == series
 
     @pytest.fixture
     def root(self, tmp_path):
-        for series in ("6.6", "6.12"):
-            folder = tmp_path / "kernel-patches" / series
-            folder.mkdir(parents=True)
-            for name in ("0002-b.patch", "0001-a.patch", "README.md"):
-                (folder / name).touch()
+        files = (
+            "common/0001-a",
+            "common/0002-b",
+            "common/0004-d",
+            "6.12/0003-c",
+            "6.6/0002-b",
+            "extra/common/0000-x",
+            "extra/common/0005-y",
+            "extra/6.6/0005-y",
+        )
+        for name in files:
+            path = tmp_path / "kernel-patches" / f"{name}.patch"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            (path.parent / "README.md").touch()
         (tmp_path / "kernel-patches" / "empty").mkdir()
         return tmp_path
 
-    def test_patches_are_in_the_order_to_apply(self, root):
-        assert sources.patches(root, "6.12") == ["0001-a.patch", "0002-b.patch"]
+    @pytest.mark.parametrize(
+        ("line", "files"),
+        [
+            ("6.6", ["common/0001-a", "6.6/0002-b", "common/0004-d"]),
+            ("6.12", ["common/0001-a", "common/0002-b", "6.12/0003-c", "common/0004-d"]),
+            ("5.15", []),
+            ("common", []),
+            ("extra", []),
+            ("", []),
+        ],
+    )
+    def test_a_line_has_its_own_patches_and_the_common_ones_by_name(self, root, line, files):
+        top = root / "kernel-patches"
+        assert kernelseries.patches(root, line) == [f"{top}/{name}.patch" for name in files]
 
-    def test_covered_series_are_sorted_as_versions(self, root):
-        assert sources.covered_series(root) == ["6.6", "6.12"]
+    @pytest.mark.parametrize(("line", "folder"), [("6.6", "6.6"), ("6.12", "common")])
+    def test_extra_patches_come_last(self, root, line, folder):
+        found = kernelseries.patches(root, line, extra=True)
+        extra = root / "kernel-patches/extra"
+        last = [f"{extra}/common/0000-x.patch", f"{extra}/{folder}/0005-y.patch"]
+        assert found == kernelseries.patches(root, line) + last
+
+    @pytest.mark.parametrize("extra", [False, True])
+    @pytest.mark.parametrize("line", ["6.6", "6.12"])
+    def test_bitbake_finds_each_patch_by_its_name(self, root, line, extra):
+        """It takes the first file of that name in the folders of FILESEXTRAPATHS."""
+        folders = kernelseries.folders(root, line, extra)
+        for path in kernelseries.patches(root, line, extra):
+            names = [os.path.join(folder, os.path.basename(path)) for folder in folders]
+            assert next(filter(os.path.exists, names)) == path
+
+    def test_covered_lines_are_sorted_as_versions(self, root):
+        assert kernelseries.lines(root) == ["6.6", "6.12"]
 
     def test_a_covered_kernel_has_no_problem(self, root):
-        assert sources.kernel_problem(root, "linux-yocto", "6.6.101", "6.6") is None
+        assert kernelseries.problem(root, "linux-yocto", "6.6.101", "6.6") is None
 
     def test_an_uncovered_kernel_is_told_what_is_covered(self, root):
-        problem = sources.kernel_problem(root, "linux-yocto", "5.15.1", "5.15")
+        problem = kernelseries.problem(root, "linux-yocto", "5.15.1", "5.15")
         assert '"linux-yocto" is version "5.15.1" and asks for the patches of series "5.15"' in problem
         assert "6.6, 6.12" in problem and "PREFERRED_VERSION_linux-yocto" in problem
 
@@ -146,14 +185,14 @@ class TestKernelSeries:
         [("6.1.3", "6.6"), ("6.8.1", "6.6"), ("6.12.9", "6.12"), ("7.0.1", "6.12"), (None, "6.6")],
     )
     def test_an_uncovered_kernel_is_offered_the_nearest_series(self, root, version, series):
-        assert sources.nearest_series(root, version) == series
+        assert kernelseries.nearest(root, version) == series
 
     def test_a_recipe_without_linux_version_has_its_own(self):
         assert sources.kernel_version(Store(PV="6.12.9")) == "6.12.9"
         assert sources.kernel_version(Store(PV="git", LINUX_VERSION="6.6.1")) == "6.6.1"
 
     def test_a_layer_copied_alone_says_so(self, tmp_path):
-        problem = sources.kernel_problem(tmp_path, "linux-yocto", "6.12.1", "6.12")
+        problem = kernelseries.problem(tmp_path, "linux-yocto", "6.12.1", "6.12")
         assert "clone all of it" in problem
 
 

@@ -49,7 +49,7 @@ def test_kunit_may_provoke_our_own_reports_at_boot():
 def test_kunit_symbols_come_from_the_series(tmp_path, monkeypatch):
     patch = tmp_path / "0005.patch"
     patch.write_text("+config XEN_GNTDEV_DMABUF_KUNIT_TEST\n+\ttristate \"tests\"\n+config XEN_OTHER\n config OLD_KUNIT\n")
-    monkeypatch.setattr(kernel, "patches", lambda: [patch])
+    monkeypatch.setattr(kernel, "patches", lambda extra: [patch])
     assert kernel_debug.kunit_symbols() == ["XEN_GNTDEV_DMABUF_KUNIT_TEST"]
 
 
