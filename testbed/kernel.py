@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The patched arm64 kernel: Debian's source, the layer's patches and fragments, QEMU's drivers."""
+"""The patched arm64 kernel: Debian's source, the layer's patches and fragments, QEMU's drivers.
+
+``XEN_DMABUF_KERNEL`` chooses the line.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +11,39 @@ import shutil
 from pathlib import Path
 
 from . import cache, layout, process
+from .choice import chosen
 from .debian import Archive
 from .errors import TestbedError
 
-SOURCE_PACKAGE = "linux-source-6.12"
+ENVIRONMENT = "XEN_DMABUF_KERNEL"
+SUITES = {"6.12": "trixie", "7.2": "sid"}
+"""Kernel lines, and the Debian suite that has the source of each."""
+DEFAULT = "6.12"
 SELFTEST = "tools/testing/selftests/drivers/xen"
 
 
+def line() -> str:
+    """The kernel line of Dom0 and the DomUs, by the environment."""
+    return chosen(ENVIRONMENT, SUITES, DEFAULT)
+
+
+def source_package() -> str:
+    """Debian's package of that line's source."""
+    return f"linux-source-{line()}"
+
+
 def patches() -> list[Path]:
-    """The series in order."""
-    found = sorted(layout.KERNEL_SERIES.glob("[0-9]*.patch"))
+    """The line's series in order."""
+    folder = layout.KERNEL_PATCHES / line()
+    found = sorted(folder.glob("[0-9]*.patch"))
     if not found:
-        raise TestbedError(f'no patches in "{layout.KERNEL_SERIES}"; is the whole repository cloned?')
+        raise TestbedError(f'no patches in "{folder}"; is the whole repository cloned?')
     return found
 
 
 def fragments() -> list[Path]:
-    """Kernel configuration: the layer's fragments, then what QEMU needs."""
-    return [*layout.KERNEL_FRAGMENTS, layout.TESTBED_FRAGMENT]
+    """Kernel configuration: the layer's fragments, what QEMU needs, and what only this line calls so."""
+    return [*layout.KERNEL_FRAGMENTS, layout.TESTBED_FRAGMENT, layout.TESTBED_KERNEL / f"qemu-arm64-{line()}.cfg"]
 
 
 def wanted_symbols(files: list[Path]) -> dict[str, str]:
@@ -68,9 +86,9 @@ def make(tree: Path, *targets: str, log: Path | None = None) -> None:
 
 def unpack(folder: Path, more: tuple[Path, ...] = ()) -> Path:
     """Debian's kernel source with the series and more patches applied."""
-    archive = Archive()
+    archive = Archive(SUITES[line()])
     archive.update()
-    archive.unpack([SOURCE_PACKAGE], folder / "source")
+    archive.unpack([source_package()], folder / "source")
     tarball = next((folder / "source/usr/src").glob("linux-source-*.tar.xz"))
     process.run(["tar", "-C", str(folder), "-xf", str(tarball)], what="kernel source")
     shutil.rmtree(folder / "source")
@@ -78,7 +96,7 @@ def unpack(folder: Path, more: tuple[Path, ...] = ()) -> Path:
     for patch in [*patches(), *more]:
         process.run(["patch", "-p1", "--forward", "--fuzz=0", "-i", str(patch)], cwd=tree,
                     what=f"kernel patch {patch.name}",
-                    remedy=f"rebase it onto {archive.version(SOURCE_PACKAGE)}")
+                    remedy=f"rebase it onto {archive.version(source_package())}")
     return tree
 
 
@@ -132,7 +150,7 @@ def _keep_headers(tree: Path, target: Path) -> None:
 def inputs() -> dict[str, str]:
     """What the plain kernel is made of, for the cache."""
     return {
-        "source": SOURCE_PACKAGE,
+        "source": source_package(),
         "series": cache.digest(patches()),
         "fragments": cache.digest(fragments()),
         "recipe": cache.digest([Path(__file__)]),
@@ -141,4 +159,4 @@ def inputs() -> dict[str, str]:
 
 def build() -> Path:
     """Folder with Image, config, modules/, selftests/ and include/."""
-    return cache.stage("kernel", inputs(), compile_into)
+    return cache.stage(f"kernel-{line()}", inputs(), compile_into)
