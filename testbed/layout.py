@@ -10,6 +10,7 @@ LAYER = REPOSITORY / "meta-xen-dmabuf"
 BACKEND = REPOSITORY / "backend"
 PATTERN = REPOSITORY / "clients" / "pattern"
 KERNEL_PATCHES = REPOSITORY / "kernel-patches"
+XEN_PATCHES = REPOSITORY / "xen-patches"
 KERNEL_FRAGMENTS = (
     LAYER / "recipes-kernel/linux/xen-dmabuf/xen-dmabuf-dom0.cfg",
     LAYER / "recipes-kernel/linux/xen-dmabuf/xen-dmabuf-domu.cfg",

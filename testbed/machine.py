@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import host, kernel, kernel_debug, rootfs
+from . import host, kernel, kernel_debug, rootfs, xen
 from .cache import say
 from .deadline import wait_until
 from .errors import LostVMError
@@ -23,7 +23,7 @@ def build() -> Images:
     host.install()
     host.require_root()
     built = kernel.build()
-    return Images(xen=rootfs.xen(), kernel=built / "Image", dom0=rootfs.build_dom0(built),
+    return Images(xen=xen.build(), kernel=built / "Image", dom0=rootfs.build_dom0(built),
                   domu=rootfs.build_domu(built))
 
 
@@ -37,7 +37,7 @@ def build_debug() -> Images:
     host.install()
     host.require_root()
     plain, debug = kernel.build(), kernel_debug.build()
-    return Images(xen=rootfs.xen(), kernel=debug / "Image",
+    return Images(xen=xen.build(), kernel=debug / "Image",
                   dom0=rootfs.build_dom0(kernel_debug.dom0_parts(debug, plain)),
                   domu=rootfs.build_domu(plain), xen_options=kernel_debug.XEN_OPTIONS,
                   dom0_options=kernel_debug.DOM0_OPTIONS)
