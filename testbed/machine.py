@@ -18,10 +18,17 @@ from .qemu import SCREEN, Images, Qemu, require_qemu
 BOOT_SECONDS = 300
 
 
-def build() -> Images:
-    """Build what is not cached."""
+def _prepare() -> None:
+    """What can't be built is said before anything is."""
+    xen.choice()
+    kernel.line()
     host.install()
     host.require_root()
+
+
+def build() -> Images:
+    """Build what is not cached."""
+    _prepare()
     built = kernel.build()
     return Images(xen=xen.build(), kernel=built / "Image", dom0=rootfs.build_dom0(built),
                   domu=rootfs.build_domu(built))
@@ -34,8 +41,7 @@ def _booted(machine: Qemu) -> bool:
 
 def build_debug() -> Images:
     """The same with the debug kernel in Dom0; DomUs keep the plain one."""
-    host.install()
-    host.require_root()
+    _prepare()
     plain, debug = kernel.build(), kernel_debug.build()
     return Images(xen=xen.build(), kernel=debug / "Image",
                   dom0=rootfs.build_dom0(kernel_debug.dom0_parts(debug, plain)),

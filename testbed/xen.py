@@ -89,7 +89,7 @@ def _patched() -> Path:
     def inputs() -> dict[str, str]:
         source = (cache.digest([own / part for part in NEEDED]) if own
                   else f"{SOURCE_PACKAGE} {sources.version(SOURCE_PACKAGE)}")
-        return {"source": source, "config": binary.name, "patches": cache.digest([layout.XEN_PATCHES]),
+        return {"source": source, "config": binary.name, "patches": cache.digest(sorted(layout.XEN_PATCHES.glob("*/*.patch"))),
                 "recipe": cache.digest([Path(__file__)])}
 
     def build(folder: Path) -> None:
@@ -110,9 +110,14 @@ def _patched() -> Path:
     return cache.stage("xen-patched", inputs(), build)
 
 
+def choice() -> str:
+    """One of VARIANTS, by the environment."""
+    return chosen(ENVIRONMENT, VARIANTS, "patched")
+
+
 def build() -> Path:
     """The hypervisor binary that the environment chooses."""
-    if chosen(ENVIRONMENT, VARIANTS, "patched") == "debian":
+    if choice() == "debian":
         return _binary() / "xen"
     try:
         return _patched() / "xen"

@@ -8,7 +8,7 @@ import pytest
 from testbed import kernel, kernel_programs, xen
 
 pytestmark = pytest.mark.testbed
-CASES = 9
+CASES = 10
 
 
 def test_page_comes_back(booted):
