@@ -14,7 +14,7 @@ _RANGE = re.compile(r"^(\d+)\.(\d+)(?:-(\d+)\.(\d+))?$")
 
 def release(version):
     """Return the release ("4.20") of a version ("4.20.0+stable", "4.21-dev+git"), "" for none."""
-    match = re.match(r"\d+\.\d+(?!\d)", version or "")
+    match = re.match(r"\d+\.\d+", version or "")
     return match[0] if match else ""
 
 

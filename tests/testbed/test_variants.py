@@ -27,6 +27,12 @@ def test_choice_is_the_environment_s_else_the_default(monkeypatch, value, answer
     assert chosen("X", ("a", "b"), "b") == answer
 
 
+def test_choice_of_something_else_is_refused(monkeypatch):
+    monkeypatch.setenv("X", "c")
+    with pytest.raises(TestbedError, match=r'^X="c" is not known: set it to a or b \(default: b\)$'):
+        chosen("X", ("a", "b"), "b")
+
+
 @pytest.mark.parametrize("variable", [xen.ENVIRONMENT, kernel.ENVIRONMENT])
 def test_wrong_value_is_one_sentence_before_anything_is_built(variable):
     done = subprocess.run([sys.executable, "-m", "testbed", "build"], cwd=REPOSITORY, text=True, capture_output=True,
