@@ -93,14 +93,23 @@ def is_full() -> bool:
     return shutil.disk_usage(root()).free < FULL_BELOW
 
 
+def _folder(name: str, inputs: dict[str, str]) -> Path:
+    key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+    return root() / f"{name}-{key}"
+
+
+def is_built(name: str, inputs: dict[str, str]) -> bool:
+    """Whether :func:`stage` would build nothing."""
+    return _folder(name, inputs).exists()
+
+
 def stage(name: str, inputs: dict[str, str], build: Callable[[Path], None]) -> Path:
     """The folder of a product, built only if no folder with the same inputs exists.
 
     ``build`` gets an empty folder and fills it; the folder becomes visible under its key only
     when it is complete, so an interrupted run never leaves a half product.
     """
-    key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
-    final = root() / f"{name}-{key}"
+    final = _folder(name, inputs)
     with locked(name):
         if final.exists():
             os.utime(final)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Debian trixie's arm64 packages, fetched on any host with an apt of their own."""
+"""Debian's arm64 packages and their sources, fetched on any host with an apt of their own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 from . import cache, process
-from .errors import TestbedError
+from .errors import MissingSourceError, TestbedError
 
 SUITE = "trixie"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -28,12 +28,17 @@ def mirror() -> str:
         'apt has no Debian archive with lists; run "apt-get update" and check the apt sources')
 
 
-class Archive:
+class Apt:
     """An apt that knows only one suite for arm64; its state lives in the cache folder. Not thread-safe."""
 
-    def __init__(self, suite: str = SUITE) -> None:
+    KIND: str
+    """"deb" or "deb-src"."""
+    LISTS: str
+    """Pattern of the lists that it is of no use without."""
+
+    def __init__(self, suite: str, folder: Path) -> None:
         self.suite = suite
-        self.folder = cache.root() / ("apt" if suite == SUITE else f"apt-{suite}")
+        self.folder = folder
         self.uri = mirror()
 
     def _options(self) -> list[str]:
@@ -55,14 +60,28 @@ class Archive:
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         (self.folder / "status").touch()
         (self.folder / "sources.list").write_text(
-            f"deb [signed-by={KEYRING}] {self.uri} {self.suite} main\n", encoding="utf-8")
+            f"{self.KIND} [signed-by={KEYRING}] {self.uri} {self.suite} main\n", encoding="utf-8")
         try:
             process.run(["apt-get", *self._options(), "-o", "APT::Update::Error-Mode=any", "update"],
                         what=f"Debian {self.suite} package lists", remedy="is the network there?")
         except TestbedError:
-            if not any((self.folder / "lists").glob("*Packages*")):
+            if not self.has_lists():
                 raise
             cache.say(f"Debian {self.suite}: the archive can't be reached, using the lists of the last run")
+
+    def has_lists(self) -> bool:
+        """Whether there are package lists, of whatever age."""
+        return any((self.folder / "lists").glob(self.LISTS))
+
+
+class Archive(Apt):
+    """The binary packages of a suite."""
+
+    KIND = "deb"
+    LISTS = "*Packages*"
+
+    def __init__(self, suite: str = SUITE) -> None:
+        super().__init__(suite, cache.root() / ("apt" if suite == SUITE else f"apt-{suite}"))
 
     def version(self, package: str) -> str:
         """The version that would be installed."""
@@ -95,3 +114,39 @@ class Archive:
              f"deb [signed-by={KEYRING}] {self.uri} {SUITE} main"],
             what=f"Debian {SUITE} arm64 root", remedy="is the network there?",
             env={"TMPDIR": os.environ.get("TMPDIR", "/tmp")})
+
+
+class Sources(Apt):
+    """The source packages of a suite."""
+
+    KIND = "deb-src"
+    LISTS = "*Sources*"
+
+    def __init__(self, suite: str = SUITE) -> None:
+        super().__init__(suite, cache.root() / f"apt-src-{suite}")
+
+    def version(self, package: str) -> str:
+        """The version in the lists of the last update."""
+        text = process.run(["apt-cache", *self._options(), "showsrc", "--only-source", package], what=package)
+        found = re.search(r"^Version: (\S+)", text, re.M)
+        if not found:
+            raise TestbedError(f'Debian {self.suite} has no source package "{package}"; is the archive complete?')
+        return found[1]
+
+    def unpack(self, package: str, folder: Path) -> None:
+        """Download a source package and unpack it, with Debian's own patches applied, as ``folder``.
+
+        Raises MissingSourceError if the download fails.
+        """
+        downloads = self.folder / "packages" / package
+        downloads.mkdir(parents=True, exist_ok=True)
+        version = self.version(package)
+        try:
+            process.run(["apt-get", *self._options(), "source", "--download-only", "--only-source",
+                         f"{package}={version}"], what=f"source package {package} {version}", cwd=downloads,
+                        remedy="is the network there, and does the archive have this source?")
+        except TestbedError as error:
+            raise MissingSourceError(str(error)) from error
+        files = re.sub(r"^\d+:", "", version)
+        process.run(["dpkg-source", "--no-check", "-x", str(downloads / f"{package}_{files}.dsc"), str(folder)],
+                    what=f"source package {package} {version}")

@@ -8,6 +8,10 @@ class TestbedError(Exception):
     __test__ = False
 
 
+class MissingSourceError(TestbedError):
+    """A source package that Debian's archive does not hand out."""
+
+
 class LostVMError(TestbedError):
     """QEMU or the guest went away. This is not a failed test: nothing was found out."""
 

@@ -18,6 +18,8 @@ PACKAGES = (
     # the arm64 kernel and the C clients
     "gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "gcc", "libc6-dev", "make", "flex", "bison", "bc",
     "libssl-dev", "libelf-dev", "xz-utils", "ccache", "patch", "rsync", "kmod", "cpio", "perl",
+    # the patched Xen
+    "dpkg-dev", "python3",
     # the backend's unit tests run against a real Weston, the layer's compile the device tree
     "weston", "device-tree-compiler",
 )

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The patched arm64 kernel: Debian's source, the layer's patches and fragments, QEMU's drivers."""
+"""The patched arm64 kernel: Debian's source, the layer's patches and fragments, QEMU's drivers.
+
+``XEN_DMABUF_KERNEL`` chooses the line.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +13,32 @@ from pathlib import Path
 from xen_dmabuf_layer import kernelseries
 
 from . import cache, layout, process
+from .choice import chosen
 from .debian import Archive
 from .errors import TestbedError
 
-SOURCE_PACKAGE = f"linux-source-{layout.KERNEL_LINE}"
+ENVIRONMENT = "XEN_DMABUF_KERNEL"
+SUITES = {"6.12": "trixie", "7.2": "sid"}
+"""Kernel lines, and the Debian suite that has the source of each."""
+DEFAULT = "6.12"
 SELFTEST = "tools/testing/selftests/drivers/xen"
+
+
+def line() -> str:
+    """The kernel line of Dom0 and the DomUs, by the environment."""
+    return chosen(ENVIRONMENT, SUITES, DEFAULT)
+
+
+def source_package() -> str:
+    """Debian's package of that line's source."""
+    return f"linux-source-{line()}"
 
 
 def patches(extra: bool = False) -> list[Path]:
     """The series in order, the same files as the layer's; extra: those that it applies only when asked, too."""
-    found = kernelseries.patches(layout.REPOSITORY, layout.KERNEL_LINE, extra)
+    found = kernelseries.patches(layout.REPOSITORY, line(), extra)
     if not found:
-        raise TestbedError(f'no patches for "{layout.KERNEL_LINE}" in "{layout.REPOSITORY}/{kernelseries.TOP}"; '
+        raise TestbedError(f'no patches for "{line()}" in "{layout.REPOSITORY}/{kernelseries.TOP}"; '
                            "is the whole repository cloned?")
     return [Path(path) for path in found]
 
@@ -32,8 +49,8 @@ def extra_patches() -> list[Path]:
 
 
 def fragments() -> list[Path]:
-    """Kernel configuration: the layer's fragments, then what QEMU needs."""
-    return [*layout.KERNEL_FRAGMENTS, layout.TESTBED_FRAGMENT]
+    """Kernel configuration: the layer's fragments, what QEMU needs, and what only this line calls so."""
+    return [*layout.KERNEL_FRAGMENTS, layout.TESTBED_FRAGMENT, layout.TESTBED_KERNEL / f"qemu-arm64-{line()}.cfg"]
 
 
 def wanted_symbols(files: list[Path]) -> dict[str, str]:
@@ -76,9 +93,9 @@ def make(tree: Path, *targets: str, log: Path | None = None) -> None:
 
 def unpack(folder: Path, more: tuple[Path, ...] = ()) -> Path:
     """Debian's kernel source with the series and more patches applied."""
-    archive = Archive()
+    archive = Archive(SUITES[line()])
     archive.update()
-    archive.unpack([SOURCE_PACKAGE], folder / "source")
+    archive.unpack([source_package()], folder / "source")
     tarball = next((folder / "source/usr/src").glob("linux-source-*.tar.xz"))
     process.run(["tar", "-C", str(folder), "-xf", str(tarball)], what="kernel source")
     shutil.rmtree(folder / "source")
@@ -86,7 +103,7 @@ def unpack(folder: Path, more: tuple[Path, ...] = ()) -> Path:
     for patch in [*patches(), *more]:
         process.run(["patch", "-p1", "--forward", "--fuzz=0", "-i", str(patch)], cwd=tree,
                     what=f"kernel patch {patch.name}",
-                    remedy=f"rebase it onto {archive.version(SOURCE_PACKAGE)}")
+                    remedy=f"rebase it onto {archive.version(source_package())}")
     return tree
 
 
@@ -140,7 +157,7 @@ def _keep_headers(tree: Path, target: Path) -> None:
 def inputs() -> dict[str, str]:
     """What the plain kernel is made of, for the cache."""
     return {
-        "source": SOURCE_PACKAGE,
+        "source": source_package(),
         "series": cache.digest(patches()),
         "fragments": cache.digest(fragments()),
         "recipe": cache.digest([Path(__file__)]),
@@ -149,4 +166,4 @@ def inputs() -> dict[str, str]:
 
 def build() -> Path:
     """Folder with Image, config, modules/, selftests/ and include/."""
-    return cache.stage("kernel", inputs(), compile_into)
+    return cache.stage(f"kernel-{line()}", inputs(), compile_into)

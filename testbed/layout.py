@@ -9,13 +9,13 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 LAYER = REPOSITORY / "meta-xen-dmabuf"
 BACKEND = REPOSITORY / "backend"
 PATTERN = REPOSITORY / "clients" / "pattern"
-KERNEL_LINE = "6.12"
-"""The line of Debian trixie's kernel, which the testbed's is made of."""
+XEN_PATCHES = REPOSITORY / "xen-patches"
 KERNEL_FRAGMENTS = (
     LAYER / "recipes-kernel/linux/xen-dmabuf/xen-dmabuf-dom0.cfg",
     LAYER / "recipes-kernel/linux/xen-dmabuf/xen-dmabuf-domu.cfg",
 )
-TESTBED_FRAGMENT = REPOSITORY / "testbed/kernel/qemu-arm64.cfg"
+TESTBED_KERNEL = REPOSITORY / "testbed/kernel"
+TESTBED_FRAGMENT = TESTBED_KERNEL / "qemu-arm64.cfg"
 WESTON = LAYER / "recipes-graphics/weston-init/xen-dmabuf"
 GUEST_CONFIG = LAYER / "recipes-extended/xen-dmabuf-guest/files/domu.cfg"
 IMAGES = "var/lib/xen/images"

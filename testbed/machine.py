@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import host, kernel, kernel_debug, rootfs
+from . import host, kernel, kernel_debug, rootfs, xen
 from .cache import say
 from .deadline import wait_until
 from .errors import LostVMError
@@ -18,12 +18,19 @@ from .qemu import SCREEN, Images, Qemu, require_qemu
 BOOT_SECONDS = 300
 
 
-def build() -> Images:
-    """Build what is not cached."""
+def _prepare() -> None:
+    """What can't be built is said before anything is."""
+    xen.choice()
+    kernel.line()
     host.install()
     host.require_root()
+
+
+def build() -> Images:
+    """Build what is not cached."""
+    _prepare()
     built = kernel.build()
-    return Images(xen=rootfs.xen(), kernel=built / "Image", dom0=rootfs.build_dom0(built),
+    return Images(xen=xen.build(), kernel=built / "Image", dom0=rootfs.build_dom0(built),
                   domu=rootfs.build_domu(built))
 
 
@@ -34,10 +41,9 @@ def _booted(machine: Qemu) -> bool:
 
 def build_debug() -> Images:
     """The same with the debug kernel in Dom0; DomUs keep the plain one."""
-    host.install()
-    host.require_root()
+    _prepare()
     plain, debug = kernel.build(), kernel_debug.build()
-    return Images(xen=rootfs.xen(), kernel=debug / "Image",
+    return Images(xen=xen.build(), kernel=debug / "Image",
                   dom0=rootfs.build_dom0(kernel_debug.dom0_parts(debug, plain)),
                   domu=rootfs.build_domu(plain), xen_options=kernel_debug.XEN_OPTIONS,
                   dom0_options=kernel_debug.DOM0_OPTIONS)

@@ -262,15 +262,3 @@ def build_domu(kernel: Path) -> Path:
         shutil.rmtree(root)
 
     return cache.stage("domu", inputs, build) / "domu.ext4"
-
-
-def xen() -> Path:
-    """The hypervisor binary."""
-    def build(folder: Path) -> None:
-        archive = Archive()
-        archive.update()
-        archive.unpack(["xen-hypervisor-4.20-arm64"], folder / "root")
-        shutil.copy(folder / "root/boot/xen-4.20-arm64", folder / "xen")
-        shutil.rmtree(folder / "root")
-
-    return cache.stage("xen", {"package": "xen-hypervisor-4.20-arm64"}, build) / "xen"

@@ -4,4 +4,4 @@
 Nothing here imports bitbake at module level, so that plain pytest can run it.
 """
 
-BBIMPORTS = ["kernelconfig", "kernelseries", "sanity", "sources"]
+BBIMPORTS = ["kernelconfig", "kernelseries", "sanity", "sources", "xen"]

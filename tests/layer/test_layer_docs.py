@@ -9,7 +9,7 @@ from oe_trees import ROOT
 
 PAGES = [ROOT / "docs" / name for name in ("integrate.md", "testing.md", "bringup-imx8qm.md")]
 PAGES += [LAYER / "README.md", LAYER / "SECURITY.md", LAYER / ".oelint.cfg"]
-FOLDERS = "backend|clients|docs|kas|kernel-patches|lib|meta-xen-dmabuf|testbed|tests"
+FOLDERS = "backend|clients|docs|kas|kernel-patches|lib|meta-xen-dmabuf|testbed|tests|xen-patches"
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 
