@@ -22,6 +22,7 @@ SUITES = {"6.12": "trixie", "7.2": "sid"}
 """Kernel lines, and the Debian suite that has the source of each."""
 DEFAULT = "6.12"
 SELFTEST = "tools/testing/selftests/drivers/xen"
+TEST_MODULES = layout.KERNEL_PROGRAMS / "modules"
 
 
 def line() -> str:
@@ -120,7 +121,8 @@ def configure(tree: Path, extra: tuple[Path, ...] = ()) -> None:
 
 
 def compile_into(folder: Path, extra: tuple[Path, ...] = (), more: tuple[Path, ...] = ()) -> None:
-    """Image, config, modules/, selftests/ and include/ of a kernel with additional fragments and patches."""
+    """Image, config, modules/, selftests/, test-modules/ and include/ of a kernel with additional fragments and
+    patches."""
     tree = unpack(folder, more)
     configure(tree, extra)
     cache.say("kernel: compiling about 1,900 files (10 minutes on 2 cores when nothing is cached)")
@@ -131,6 +133,7 @@ def compile_into(folder: Path, extra: tuple[Path, ...] = (), more: tuple[Path, .
     for link in (folder / "modules").rglob("build"):
         link.unlink()
     _build_selftests(tree, folder / "selftests")
+    _build_test_modules(tree, folder / "test-modules")
     _keep_headers(tree, folder / "include")
     shutil.rmtree(tree)
 
@@ -144,6 +147,17 @@ def _build_selftests(tree: Path, target: Path) -> None:
     make(tree, f"INSTALL_HDR_PATH={tree}/usr", "headers_install")
     make(tree, "-C", str(source), "KHDR_INCLUDES=-isystem " + str(tree / "usr/include"),
          "CC=aarch64-linux-gnu-gcc", "LDFLAGS=-static", f"OUTPUT={target}")
+
+
+def _build_test_modules(tree: Path, target: Path) -> None:
+    """The modules of tests/kernel/modules; they need the tree, which doesn't stay."""
+    work = tree.parent / "module-sources"
+    shutil.copytree(TEST_MODULES, work)
+    make(tree, f"M={work}", "modules")
+    target.mkdir()
+    for module in work.glob("*.ko"):
+        shutil.copy(module, target)
+    shutil.rmtree(work)
 
 
 def _keep_headers(tree: Path, target: Path) -> None:
@@ -160,10 +174,11 @@ def inputs() -> dict[str, str]:
         "source": source_package(),
         "series": cache.digest(patches()),
         "fragments": cache.digest(fragments()),
+        "test modules": cache.digest([TEST_MODULES]),
         "recipe": cache.digest([Path(__file__)]),
     }
 
 
 def build() -> Path:
-    """Folder with Image, config, modules/, selftests/ and include/."""
+    """Folder with Image, config, modules/, selftests/, test-modules/ and include/."""
     return cache.stage(f"kernel-{line()}", inputs(), compile_into)

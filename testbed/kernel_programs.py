@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""C programs of tests/kernel, compiled against a kernel's own headers and run in Dom0."""
+"""C programs and modules of tests/kernel, compiled against a kernel's own headers and run in Dom0."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def compile_program(kernel: Path, name: str, target: Path) -> None:
          # the selftests' headers are not ours: they have helpers that not everybody calls
          "-Wno-unused-function", "-Wno-sign-compare",
          "-static", "-isystem", str(headers / "uapi"), "-isystem", str(headers / "selftests"),
-         str(layout.KERNEL_PROGRAMS / f"{name}.c"), "-o", str(target)],
+         f"-I{layout.KERNEL_PROGRAMS / 'modules'}", str(layout.KERNEL_PROGRAMS / f"{name}.c"), "-o", str(target)],
         what=f"kernel test program {name}")
 
 
@@ -32,3 +32,11 @@ def install(dom0: Dom0, kernel: Path, name: str) -> str:
     dom0.copy_to(target, path)
     dom0.run(f"chmod 755 {path}")
     return path
+
+
+def load_module(dom0: Dom0, kernel: Path, name: str) -> None:
+    """Load a module of tests/kernel/modules into Dom0's running kernel, which must be that one."""
+    path = f"{FOLDER}/{name}.ko"
+    dom0.run(f"mkdir -p {FOLDER}")
+    dom0.copy_to(kernel / "test-modules" / f"{name}.ko", path)
+    dom0.run(f"grep -q '^{name} ' /proc/modules || insmod {path}")
