@@ -3,6 +3,7 @@
 
 # Only recipes that linux-xen-dmabuf.inc is required by have this task.
 PATCHED_BY = "do_xen_dmabuf_configcheck"
+IMX8QM_DISPLAYS = ("lvds", "hdmi")
 NEEDED = ("xen", "virtualization", "pam", "wayland", "opengl")
 
 
@@ -32,6 +33,12 @@ def problems(d):
             f'MACHINE "{d.getVar("MACHINE")}" takes GBM from imx-gpu-viv, which is under NXP\'s '
             "licence. Read the EULA file in meta-freescale and, if you accept it, set "
             'ACCEPT_FSL_EULA = "1".'
+        )
+    display = d.getVar("XEN_DMABUF_IMX8QM_DISPLAY")
+    if "imx8qm-mek" in overrides and display not in IMX8QM_DISPLAYS:
+        found.append(
+            f'XEN_DMABUF_IMX8QM_DISPLAY is "{display or ""}", but this layer has a device tree for '
+            f'these only. Set it to {" or ".join(IMX8QM_DISPLAYS)}.'
         )
     return found
 

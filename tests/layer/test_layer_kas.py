@@ -50,7 +50,13 @@ def test_every_fetched_repository_is_pinned(machine, release, tmp_path):
 
 def test_nobody_accepts_the_eula_for_the_user(tmp_path):
     config = compose(kas_files("imx8qm-mek", "wrynose"), tmp_path)
-    assert config["env"] == {"ACCEPT_FSL_EULA": None}
+    assert config["env"]["ACCEPT_FSL_EULA"] is None
+
+
+def test_the_boards_display_can_be_chosen_on_the_command_line(tmp_path):
+    """kas hands on what is in the environment; without a value the layer's default holds."""
+    env = compose(kas_files("imx8qm-mek", "wrynose"), tmp_path)["env"]
+    assert env["XEN_DMABUF_IMX8QM_DISPLAY"] is None
 
 
 def test_releases_are_the_ones_the_layer_is_compatible_with():

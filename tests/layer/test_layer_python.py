@@ -50,6 +50,13 @@ class TestSanity:
         assert len(problems) == count
         assert all('ACCEPT_FSL_EULA = "1"' in problem for problem in problems)
 
+    @pytest.mark.parametrize("display", [*sanity.IMX8QM_DISPLAYS, "vga", "", None, "LVDS"])
+    def test_a_display_without_a_device_tree_is_refused_on_its_board_only(self, display):
+        for board, wrong in (("imx8qm-mek", display not in ("lvds", "hdmi")), ("qemuarm64", False)):
+            store = Store(GOOD, OVERRIDES=f"linux:{board}", XEN_DMABUF_IMX8QM_DISPLAY=display)
+            problems = sanity.problems(store)
+            assert len(problems) == wrong
+            assert all("Set it to lvds or hdmi." in problem for problem in problems)
 
     @pytest.mark.parametrize("item", ["virtual/libgbm", "libgbm"])
     def test_a_machine_without_gbm_is_told_the_variable(self, item):

@@ -28,7 +28,7 @@ XEN_DMABUF_DOM0_ARGS ?= "console=hvc0 root=/dev/mmcblk1p2 rootwait rw clk_ignore
 XEN_DMABUF_DOM0_ARGS[doc] = "Dom0's kernel command line on the board."
 
 do_compile() {
-    sed -e 's|@DEVICETREE@|imx8qm-mek-xen-dom0.dtb|' \
+    sed -e 's|@DEVICETREE@|${XEN_DMABUF_IMX8QM_DEVICETREE}|' \
         -e 's|@KERNEL@|${KERNEL_IMAGETYPE}|' \
         -e 's|@XEN_ARGS@|${XEN_DMABUF_XEN_ARGS}|' \
         -e 's|@DOM0_ARGS@|${XEN_DMABUF_DOM0_ARGS}|' \
