@@ -164,7 +164,7 @@ def _keep_headers(tree: Path, target: Path) -> None:
     """What tests/kernel is compiled with: the user space API, and the helpers of the selftests."""
     shutil.copytree(tree / "usr/include", target / "uapi")
     (target / "selftests").mkdir()
-    for header in (tree / SELFTEST / "gntdev_dmabuf_map.h", tree / "tools/testing/selftests/kselftest.h"):
+    for header in (*(tree / SELFTEST).glob("*.h"), tree / "tools/testing/selftests/kselftest.h"):
         shutil.copy(header, target / "selftests")
 
 

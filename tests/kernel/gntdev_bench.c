@@ -12,7 +12,7 @@
 #include <getopt.h>
 #include <time.h>
 
-#include "gntdev_dmabuf_map.h"
+#include "gntdev_dmabuf_2023.h"
 
 
 #define BALLOON	"/sys/devices/system/xen_memory/xen_memory0"

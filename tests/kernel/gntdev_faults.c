@@ -9,7 +9,7 @@
  */
 #define _GNU_SOURCE
 
-#include "gntdev_dmabuf_map.h"
+#include "gntdev_dmabuf_2023.h"
 #include "kselftest.h"
 
 /* Two batches and a bit. */
