@@ -12,6 +12,7 @@
 #include <linux/of_device.h>
 #include <linux/platform_device.h>
 #include <linux/slab.h>
+#include <linux/version.h>
 
 #include "dmabuf_test.h"
 
@@ -257,4 +258,8 @@ module_misc_device(importer_device);
 
 MODULE_DESCRIPTION("Imports dma-bufs like a device behind swiotlb-xen, for tests");
 MODULE_LICENSE("GPL");
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 13, 0)
+MODULE_IMPORT_NS("DMA_BUF");
+#else
 MODULE_IMPORT_NS(DMA_BUF);
+#endif

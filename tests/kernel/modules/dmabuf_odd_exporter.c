@@ -8,6 +8,7 @@
 #include <linux/miscdevice.h>
 #include <linux/module.h>
 #include <linux/slab.h>
+#include <linux/version.h>
 #include <xen/grant_table.h>
 #include <xen/xen.h>
 
@@ -212,4 +213,8 @@ module_misc_device(odd_device);
 
 MODULE_DESCRIPTION("Exports dma-bufs of memory that isn't Dom0's own, for tests");
 MODULE_LICENSE("GPL");
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 13, 0)
+MODULE_IMPORT_NS("DMA_BUF");
+#else
 MODULE_IMPORT_NS(DMA_BUF);
+#endif
