@@ -32,18 +32,6 @@ def booted():
         deadline.slowness = 1
 
 
-def tap(dom0, command, timeout=300):
-    """Run a program that prints TAP; (passed, skipped), after a failure an assertion with its words."""
-    result = dom0.try_run(command, timeout)
-    totals = re.search(r"Totals: pass:(\d+) fail:(\d+) .*skip:(\d+) error:(\d+)", result.output)
-    assert totals, result.output[-3000:]
-    passed, failed, skipped, errors = map(int, totals.groups())
-    assert (failed, errors) == (0, 0), "\n".join(
-        line for line in result.output.splitlines() if "not ok" in line or line.startswith("# "))[-4000:]
-    print(f"\n{command.rsplit('/', 1)[-1]}: {passed} passed, {skipped} skipped", flush=True)
-    return passed, skipped, result.output
-
-
 class TestPlatform:
     def test_is_dom0_with_the_checks_on(self, scene):
         assert "control_d" in scene.dom0.run("cat /proc/xen/capabilities")
@@ -71,26 +59,39 @@ class TestKUnit:
 
 
 class TestSelftests:
-    @pytest.mark.parametrize("name", ["gntdev_dmabuf_map", "gntdev_dmabuf_refuse"])
+    @pytest.mark.parametrize("name", ["gntdev_dmabuf_map", "gntdev_dmabuf_refuse", "gntdev_dmabuf_2023"])
     def test_every_exporter(self, scene, name):
-        passed, skipped, output = tap(scene.dom0, f"{SELFTESTS}/{name}", 400)
-        assert passed > 20
-        assert not skipped, "\n".join(line for line in output.splitlines() if "SKIP" in line)
+        seen = selftests.run(scene.dom0, name, timeout=900)
+        print(f"\n{name}: {seen.passed} passed, {seen.skipped} skipped", flush=True)
+        assert seen.passed > 40
+        assert all("nothing outlives the dma-buf" in line for line in seen.skips()), seen.skips()
+
+    def test_access_for_a_minute_each(self, scene):
+        seen = selftests.access_in_the_sandbox(scene.dom0, 60)
+        print("\n" + "\n".join(line for line in seen.output.splitlines() if "exchanged" in line), flush=True)
+        assert seen.passed == 14 and all("not a buffer of a DRM device" in line for line in seen.skips()), seen.output
+
+    def test_caches_are_written_back(self, scene):
+        """What the DMA API was asked for: all mapped pages, to the device, and nothing else."""
+        events = "/sys/kernel/tracing/events/dma/dma_sync_single_for_device/enable"
+        scene.dom0.run(f"echo > /sys/kernel/tracing/trace; echo 1 > {events}")
+        seen = selftests.run(scene.dom0, "gntdev_dmabuf_map -t clean")
+        trace = scene.dom0.run(f"echo 0 > {events}; cat /sys/kernel/tracing/trace")
+        syncs = re.findall(r"dma_sync_single_for_device: (\S+ \S*gntdev\S*|gntdev) .*?dir=(\S+) .*?size=(\d+)", trace)
+        assert syncs, trace[-3000:]
+        assert {direction for _, direction, _ in syncs} == {"TO_DEVICE"}
+        # the selftest has 37 pages of 4 KiB and asks three times
+        assert sum(int(size) for _, _, size in syncs) == seen.passed * 3 * 37 * 4096
 
     def test_grants_of_another_domain(self, pattern_scene):
         """2,025 pages of a DomU, the size of 1920x1080, over every exporter."""
         domu, dom0 = pattern_scene.domu, pattern_scene.dom0
-        program = "gntdev_dmabuf_foreign"
-        binary = FOLDER / program
-        binary.write_bytes(dom0.read_file(f"{SELFTESTS}/{program}"))
-        domu.copy_to(binary, f"/run/{program}")
-        domu.run(f"chmod 755 /run/{program}; (/run/{program} grant 0 2025 > /run/refs 2>&1 &)")
-        refs = wait_until(lambda: re.search(r"^GNTDEV_MAP_REFS=(\S+)$", domu.run("cat /run/refs"), re.M), 60,
-                          "the DomU's grants")[1]
-        passed, skipped, _ = tap(
-            dom0, f"GNTDEV_MAP_DOMID={domu.domid} GNTDEV_MAP_REFS={refs} {SELFTESTS}/{program}")
-        assert (passed, skipped) == (1, 0)
-        wait_until(lambda: "all 2025 pages answered" in domu.run("cat /run/refs"), 60, "the DomU to see all answers")
+        program = selftests.install_in_domu(domu, dom0, "gntdev_dmabuf_foreign", FOLDER)
+        with selftests.grants(domu, 2025, program) as refs:
+            seen = selftests.run(dom0, "gntdev_dmabuf_foreign", f"GNTDEV_MAP_DOMID={domu.domid} GNTDEV_MAP_REFS={refs}")
+            assert (seen.passed, seen.skipped) == (1, 0)
+            wait_until(lambda: "all 2025 pages answered" in domu.run("cat /run/refs"), 60,
+                       "the DomU to see all answers")
 
 
 class TestProduct:
@@ -133,11 +134,10 @@ class TestFaults:
 
     def test_every_allocation_and_every_grant(self, scene, faults):
         grants = proofs.mapped_grants(scene.dom0, 0)
-        passed, skipped, output = tap(scene.dom0, faults, 600)
-        print("\n".join(line for line in output.splitlines() if "places" in line), flush=True)
-        assert passed >= 35
-        skips = [line for line in output.splitlines() if "SKIP" in line]
-        assert skipped == 1 and "huge pages" in skips[0], "\n".join(skips)
+        seen = selftests.tap(scene.dom0.try_run(faults, 600))
+        print("\n".join(line for line in seen.output.splitlines() if "places" in line), flush=True)
+        assert seen.passed >= 35
+        assert len(seen.skips()) == 1 and "huge pages" in seen.skips()[0], seen.skips()
         assert proofs.mapped_grants(scene.dom0, 0) == grants
 
 

@@ -4,7 +4,7 @@
 import contextlib
 
 import pytest
-from test_image import passed
+import selftests
 
 from testbed import kernel, kernel_programs, pattern, proofs, software_weston
 from testbed.deadline import wait_until
@@ -22,7 +22,7 @@ def test_devices_and_programs_see_the_granters_pages(scene):
     program = kernel_programs.install(scene.dom0, built, "gntdev_export")
     result = scene.dom0.try_run(program, timeout=200)
     print("\n" + "\n".join(line for line in result.output.splitlines() if "segments" in line), flush=True)
-    assert passed(result) == 23
+    assert selftests.tap(result).passed == 23
 
 
 @contextlib.contextmanager
