@@ -12,7 +12,7 @@ help:
 	@echo "make soak           DomUs ended in random order: N=cycles (default 20) SEED=number"
 	@echo "make shell          boot the testbed and wait: SSH into Dom0 by the printed command"
 	@echo "make host-packages  install the Debian packages that the testbed needs (root)"
-	@echo "make kernel-check   apply, check and compile the kernel series; TREES=\"6.6=folder 6.18=folder\" adds kernels"
+	@echo "make kernel-check   apply, check and compile the kernel patches; TREES=\"6.6=folder 6.12:nxp=folder\" adds kernels"
 	@echo "make kernel-loops   map and release N times (default 10000) on every exporter, count what is left"
 	@echo "make kernel-debug-test  selftests, faults and proofs on Dom0's debug kernel (KASAN, lockdep ...)"
 	@echo "make kernel-bench   time the ways to map grants side by side: build/kernel-bench/bench.md"
