@@ -39,7 +39,7 @@ def cover_letter(text: str, patches: list[Path]) -> str:
     text = re.sub(r"\A(?:.*SPDX-License-Identifier:.*\n+)?(?:Subject: *)?(?:\[PATCH.*?\] *)?", "", text)
     title, _, body = text.partition("\n")
     listing = "\n".join(f"  {number:2} {series.subject(patch)}" for number, patch in enumerate(patches, 1))
-    statistics = run(["git", "apply", "--stat", *map(str, patches)], Path("/"))[1]
+    statistics = run(["git", "apply", "--stat", "-"], Path("/"), "".join(patch.read_text() for patch in patches))[1]
     return (f"From 0000000000000000000000000000000000000000 Mon Sep 17 00:00:00 2001\nFrom: {AUTHOR}\n"
             f"Subject: [PATCH 0/{len(patches)}] {title}\n\n{body.strip()}\n\n{listing}\n\n{statistics}")
 
