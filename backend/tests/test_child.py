@@ -39,7 +39,8 @@ BUFFER = {
 
 
 def status(**changes: object) -> dict:
-    details = {"pixel_bytes_copied": 0, "devices": {"0": {"connectors": [], "buffers": []}}}
+    details = {"pixel_bytes_copied": 0, "caches": "not written back: no GPU"}
+    details |= {"devices": {"0": {"connectors": [], "buffers": []}}}
     return {"event": "status", "status": details | changes}
 
 
@@ -76,6 +77,7 @@ LIES = {
     b'{"event": "status", "status": null}': "status.status: dict",
     json.dumps(status(pixel_bytes_copied="0")).encode(): "pixel_bytes_copied: int",
     json.dumps(status(pixel_bytes_copied=10**4000)).encode(): "pixel_bytes_copied: 64 bits",
+    json.dumps(status(caches=None)).encode(): "caches: str",
     json.dumps(status(devices=[])).encode(): "devices: dict",
     json.dumps(status(devices={"0": 1})).encode(): "devices.0: dict",
     json.dumps(device(connectors={})).encode(): "connectors: list",

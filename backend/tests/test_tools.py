@@ -47,6 +47,7 @@ def test_shipped_configuration_is_the_defaults():
         ("[gpu.default]\nstrategies = []", "gpu.default.strategies"),
         ("[gpu.default]\nstrategies = 'map'", "gpu.default.strategies"),
         ("[gpu]\nstrategies = ['map']", "gpu.strategies"),
+        ("[gpu.imx-drm]\ncaches = 'maybe'", "gpu.imx-drm.caches"),
         ("quota = 3", "quota"),
         ("log_level = 'loud'", "log_level"),
         ("log_level =", "TOML"),
@@ -119,14 +120,14 @@ def test_status_for_people():
     buffer = {"cookie": 16, "width": 1, "height": 1, "formats": ["XR24"], "stride": 4}
     buffer |= {"strategy": "map", "allocator": "gbm", "why": "first"}
     device = {"device": 0, "link": "up", "reason": "", "connectors": [connector]}
-    domain = {"name": "domu", "domid": 3, "pid": 7, "worker": "ready"}
+    domain = {"name": "domu", "domid": 3, "pid": 7, "worker": "ready", "caches": "as they are"}
     domain["devices"] = [device | {"buffers": [buffer]}]
     totals = {"domains": 1, "pixel_bytes_copied": 5}
     text = "\n".join(status_lines({"domains": [domain], "totals": totals}))
-    assert "domu (domid 3)" in text and "map (gbm), first" in text and "5 octets" in text
+    assert "domu (domid 3)" in text and "map (gbm), first" in text and "caches: as they are" in text and "5 octets" in text
     buffer["why"] = "\x1b]0;title\x07\n"
     lines = list(status_lines({"domains": [domain], "totals": totals}))
-    assert len(lines) == 5 and all(line.isprintable() for line in lines)
+    assert len(lines) == 6 and all(line.isprintable() for line in lines)
 
 
 def test_command_line(tmp_path, capsys):

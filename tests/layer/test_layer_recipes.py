@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
 """What recipes say about files must be true, without bitbake."""
 
+import configparser
 import hashlib
 import importlib.metadata
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -98,6 +100,45 @@ def test_domu_weston_package_depends_on_its_client():
     assert "path=/usr/bin/weston-simple-shm" in ini
     text = recipe_of("xen-dmabuf-weston").read_text()
     assert "weston-examples" in assignment(text, "RDEPENDS:${PN}-domu")
+
+
+def dom0_ini_on_imx8(tmp_path):
+    """The settings that the recipe makes of dom0.ini for NXP's BSP, by its own commands."""
+    text = recipe_of("xen-dmabuf-weston").read_text()
+    script = re.search(r"(?ms)^do_install:append:mx8-nxp-bsp\(\) \{\n(.*?)^\}", text)[1]
+    ini = tmp_path / "weston.ini"
+    ini.write_bytes((LAYER / "recipes-graphics/weston-init/xen-dmabuf/dom0.ini").read_bytes())
+    target = "${D}${sysconfdir}/xen-dmabuf/dom0/weston/weston.ini"
+    assert target in script
+    subprocess.run(["sh", "-ec", script.replace(target, str(ini))], check=True)
+    return settings(ini.read_text())
+
+
+def settings(text):
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read_string(text)  # refuses a section or a key that is there twice: Weston reads the first
+    return {name: dict(parser[name]) for name in parser.sections()}
+
+
+def test_dom0s_weston_has_our_settings_and_the_bsps_on_imx8(tmp_path):
+    own = settings((LAYER / "recipes-graphics/weston-init/xen-dmabuf/dom0.ini").read_text())
+    found = dom0_ini_on_imx8(tmp_path)
+    assert found["core"].pop("repaint-window") == "16"
+    assert found.pop("libinput") == {"touchscreen_calibrator": "true"}
+    assert found == own
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_nothing_else_that_the_bsp_sets_is_lost(release, trees, tmp_path):
+    found = dom0_ini_on_imx8(tmp_path)
+    folder = trees / release / "meta-freescale/recipes-graphics/wayland"
+    bsp = settings((folder / "weston-init/imx-nxp-bsp/weston.ini").read_text())
+    bsp.pop("screen-share")  # of use with its RDP module only, which isn't loaded by default
+    append = (folder / "weston-init.bbappend").read_text()
+    if re.search(r'(?m)^PACKAGECONFIG_REPAINT_WINDOW:mx8-nxp-bsp \?= "repaint-window"$', append):
+        bsp["core"] |= dict([re.search(r"/a (repaint-window)=(\d+)", append).groups()])
+    lost = {name: keys for name, keys in bsp.items() if not keys.items() <= found.get(name, {}).items()}
+    assert not lost
 
 
 def test_guest_configuration_names_what_the_image_installs():

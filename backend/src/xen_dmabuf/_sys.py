@@ -6,7 +6,7 @@ not installed). Nothing here keeps state except handles of loaded libraries. All
 called from any thread; those that block say so.
 
 Sources: include/uapi/xen/gntdev.h, include/uapi/xen/evtchn.h, include/uapi/drm/drm.h and
-drm_mode.h of Linux 6.12, gbm.h of Mesa; ioctls 15 to 17 of gntdev: docs/kernel-abi.md.
+drm_mode.h of Linux 6.12, gbm.h of Mesa; ioctls 15 to 18 of gntdev: docs/kernel-abi.md.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ _GNTDEV_DMABUF_EXP_WAIT_RELEASED = _ioc(0, "G", 10, 8)
 _GNTDEV_DMABUF_MAP_REFS_TO_BUF = _ioc(0, "G", 15, 24)
 _GNTDEV_DMABUF_MAP_RELEASE = _ioc(0, "G", 16, 8)
 _GNTDEV_DMABUF_MAP_WAIT_RELEASED = _ioc(0, "G", 17, 8)
+_GNTDEV_DMABUF_MAP_SYNC = _ioc(0, "G", 18, 8)
 
 _EVTCHN_BIND_INTERDOMAIN = _ioc(0, "E", 1, 8)
 _EVTCHN_UNBIND = _ioc(0, "E", 3, 4)
@@ -179,11 +180,28 @@ def gntdev_export_wait(fd: int, dmabuf: int, milliseconds: int) -> None:
         return  # gntdev.h: ENOENT "for valid file descriptors must not be treated as error"
 
 
+_MAP_REMEDIES = {
+    errno.ENXIO: "the buffer's memory is no RAM of Dom0 but a carve-out; take the GPU's no-map pool"
+    " (memory-region) out of Dom0's device tree, or boot Dom0 with galcore.contiguousSize=0",
+    errno.EDQUOT: "this process holds as many pages as the kernel allows; raise the module parameter"
+    " gntdev.dmabuf_map_limit, or lower [quota] pages",
+}
+
+
 def gntdev_map_to_buf(fd: int, domid: int, refs: list[int], dmabuf: int) -> None:
-    """MAP_REFS_TO_BUF: put ``refs`` behind the pages of ``dmabuf``, starting at its first page."""
+    """MAP_REFS_TO_BUF: put ``refs`` behind the pages of ``dmabuf``, starting at its first page.
+
+    The text of an OSError names the remedy where the administrator has one.
+    """
     argument = bytearray(struct.pack("@IIIII", 0, len(refs), 0, dmabuf, domid))
     argument += array.array("I", refs).tobytes()
-    _ioctl(fd, _GNTDEV_DMABUF_MAP_REFS_TO_BUF, argument, GNTDEV)
+    try:
+        _ioctl(fd, _GNTDEV_DMABUF_MAP_REFS_TO_BUF, argument, GNTDEV)
+    except OSError as error:
+        text = _MAP_REMEDIES.get(error.errno or 0)
+        if text is None:
+            raise
+        raise OSError(error.errno, f"MAP_REFS_TO_BUF: {text}", GNTDEV) from error
 
 
 def gntdev_map_release(fd: int, dmabuf: int) -> None:
@@ -196,6 +214,23 @@ def gntdev_map_wait(fd: int, dmabuf: int, milliseconds: int) -> None:
     """Block until no released mapping with fd *number* ``dmabuf`` is left; else TimeoutError."""
     argument = bytearray(struct.pack("@II", dmabuf, milliseconds))
     _ioctl(fd, _GNTDEV_DMABUF_MAP_WAIT_RELEASED, argument, GNTDEV)
+
+
+def gntdev_map_sync(fd: int, dmabuf: int) -> None:
+    """MAP_SYNC: write the CPU's cache lines of the pages behind ``dmabuf`` back to memory.
+
+    Blocks for milliseconds. ``dmabuf``: the number that MAP_REFS_TO_BUF was called with.
+    """
+    _ioctl(fd, _GNTDEV_DMABUF_MAP_SYNC, bytearray(struct.pack("@II", dmabuf, 0)), GNTDEV)
+
+
+def gntdev_has_sync(fd: int) -> bool:
+    """Whether the kernel knows MAP_SYNC: asked with a number that no mapping has."""
+    try:
+        gntdev_map_sync(fd, 0xFFFFFFFF)
+    except OSError as error:
+        return error.errno == errno.ENOENT
+    return False
 
 
 def gntdev_map_refusal(fd: int) -> str:

@@ -66,6 +66,10 @@ class MapBacking:
         finally:
             self.bo.destroy()
 
+    def write_back(self) -> None:
+        """Write the CPU's caches of the DomU's pages back; blocks, may run in any thread."""
+        _sys.gntdev_map_sync(self.gntdev, self._number)
+
     def wait(self, milliseconds: int) -> None:
         _sys.gntdev_map_wait(self.gntdev, self._number, milliseconds)
 

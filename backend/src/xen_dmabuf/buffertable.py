@@ -326,6 +326,9 @@ class BufferTable:
                 compositor, backing = self._host.compositor, buffer.backing
                 if compositor is None or backing is None:
                     return  # restore() does it when there is one
+                caches = self._host.caches
+                if caches and caches.needed:  # what is restored is shown without another flip
+                    await caches.write_back(backing)
                 try:
                     image = await self._image(compositor, framebuffer, backing)
                 except ConnectionLost:

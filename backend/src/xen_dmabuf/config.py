@@ -16,6 +16,7 @@ from .errors import UserError
 
 STRATEGIES = ("map", "export", "copy")
 ALLOCATORS = ("gbm", "dumb")
+CACHES = ("auto", "always", "never")
 SCALES = ("down", "fit")
 
 
@@ -42,11 +43,13 @@ class Display:
 
 @dataclass(frozen=True)
 class Gpu:
-    """Buffer strategies, tried in order, and where ``map`` takes its buffers from."""
+    """Buffer strategies, tried in order, where ``map`` takes its buffers from, and whether the
+    CPU's caches are written back before the GPU reads."""
 
     device: str = ""
     strategies: tuple[str, ...] = STRATEGIES
     allocators: tuple[str, ...] = ALLOCATORS
+    caches: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ _CHOICES = {
     "scale": SCALES,
     "strategies": STRATEGIES,
     "allocators": ALLOCATORS,
+    "caches": CACHES,
 }
 _LIMITS = {
     "connectors": (1, 16),

@@ -45,7 +45,8 @@ class Totals:
 class Device:
     """The state between connect and disconnect of one frontend.
 
-    ``host`` gives the compositor of the moment and the backing factory (worker.Worker).
+    ``host`` gives the compositor of the moment, the backing factory and what is known of the GPU's
+    caches (worker.Worker).
     """
 
     def __init__(
@@ -152,7 +153,7 @@ class Device:
             connector.configuration = None
             self._hide(connector)
             return
-        framebuffer = self.table.framebuffer(request.fb_cookie)
+        framebuffer = await self._drawn(request.fb_cookie)
         crop = geometry.crop_of(
             request,
             framebuffer.width,
@@ -166,7 +167,7 @@ class Device:
     async def _pg_flip(self, connector: Connector, request: displif.PgFlip) -> None:
         if not await connector.flip_slot():
             raise RequestError(errno.EBUSY, "fb_cookie", request.fb_cookie, "too many open flips")
-        framebuffer = self.table.framebuffer(request.fb_cookie)
+        framebuffer = await self._drawn(request.fb_cookie)
         configuration = connector.configuration
         if configuration is None:
             raise RequestError(
@@ -182,6 +183,15 @@ class Device:
         )
         configuration.fb_cookie = request.fb_cookie
         self._present(connector, framebuffer, connector.flip_started(request.fb_cookie))
+
+    async def _drawn(self, cookie: int) -> Framebuffer:
+        """The framebuffer, with its new content where the GPU reads it; RequestError if none."""
+        framebuffer = self.table.framebuffer(cookie)
+        caches = self._host.caches
+        if caches and caches.needed:
+            await caches.write_back(framebuffer.buffer.backing)
+            return self.table.framebuffer(cookie)  # another connector may have detached it
+        return framebuffer
 
     def _present(self, connector: Connector, framebuffer: Framebuffer, answer) -> None:
         backing = framebuffer.buffer.backing

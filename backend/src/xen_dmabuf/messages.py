@@ -24,13 +24,14 @@ _CONNECTOR = {"name": str} | dict.fromkeys(_NUMBERS, int)
 _BUFFER = dict.fromkeys(("cookie", "width", "height", "stride"), int)
 _BUFFER |= dict.fromkeys(("strategy", "allocator", "why"), str) | {"formats": [str]}
 _DEVICE = {"connectors": [_CONNECTOR], "buffers": [_BUFFER]}
+_STATUS = {"pixel_bytes_copied": int, "caches": str, "devices": {str: _DEVICE}}
 _EVENTS = {
     "ready": {},
     "connected": {"dev": int},
     "refused": {"dev": int, "reason": str},
     "failed": {"dev": int, "reason": str},
     "disconnected": {"dev": int, "released": bool},
-    "status": {"status": {"pixel_bytes_copied": int, "devices": {str: _DEVICE}}},
+    "status": {"status": _STATUS},
 }
 
 

@@ -19,6 +19,8 @@ def _lines(answer: dict) -> Iterator[str]:
     for domain in answer["domains"]:
         who = f"{domain['name']} (domid {domain['domid']})"
         yield f"{who}: worker {domain['pid']}, {domain['worker']}"
+        if domain.get("caches"):
+            yield f"  caches: {domain['caches']}"
         for device in domain["devices"]:
             yield from _device_lines(device)
     totals = answer["totals"]

@@ -26,6 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from . import _sys, drm
 from . import log as logs
 from .buffers import BackingFactory
+from .caches import Caches, open_caches
 from .channels import EventChannels
 from .config import Config, parse_plain
 from .device import Device, Presentation, Totals
@@ -53,6 +54,7 @@ class Worker:
         self._gntdev = -1
         self._drm_fd = -1
         self._factory: BackingFactory | None = None
+        self.caches: Caches | None = None
         self._ready = asyncio.Event()
         self._tasks: set[asyncio.Task] = set()
         self.config = Config()
@@ -148,6 +150,12 @@ class Worker:
             extra=fields(domain=self.name, card=path or "none", driver=self.driver, reason=why),
         )
         gpu = self.config.gpu_for(self.driver)
+        self.caches = open_caches(self._gntdev, gpu.caches, self._drm_fd, path)
+        log.log(
+            logging.WARNING if self.caches.missing else logging.INFO,
+            "caches",
+            extra=fields(domain=self.name, state=self.caches.state),
+        )
         return BackingFactory(self._gntdev, self._domid, gpu, self._drm_fd, path, why)
 
     # -- what the supervisor asks
@@ -198,6 +206,8 @@ class Worker:
             task.cancel()
         if self._factory:
             self._factory.close()
+        if self.caches:
+            self.caches.close()
         if self.compositor:
             self.compositor.close()
         if self._channels:
@@ -208,6 +218,8 @@ class Worker:
             "name": self.name,
             "compositor": bool(self.compositor),
             "driver": self.driver,
+            "caches": self.caches.state if self.caches else "",
+            "frames_written_back": self.caches.written_back if self.caches else 0,
             "events_throttled": self._channels.throttled if self._channels else 0,
             **vars(self.totals),
             "devices": {number: device.status() for number, device in self._devices.items()},

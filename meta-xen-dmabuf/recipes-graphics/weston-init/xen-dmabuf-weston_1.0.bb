@@ -38,6 +38,14 @@ do_install() {
     install -Dm 0644 ${S}/force-renderer.conf $dropins/xen-dmabuf-force-renderer.conf
 }
 
+# Weston reads one weston.ini, so ours takes the place of the BSP's: what meta-freescale's
+# weston-init sets for this GPU goes into it.
+do_install:append:mx8-nxp-bsp() {
+    sed -i -e '/^\[core\]/a repaint-window=16' \
+           -e '$a \\n[libinput]\ntouchscreen_calibrator=true' \
+        ${D}${sysconfdir}/xen-dmabuf/dom0/weston/weston.ini
+}
+
 PACKAGES = "${PN}-dom0 ${PN}-domu ${PN}-force-renderer"
 FILES:${PN}-dom0 += "${sysconfdir}/xen-dmabuf/dom0 ${systemd_system_unitdir}/weston.service.d/xen-dmabuf-dom0.conf"
 FILES:${PN}-domu += "${sysconfdir}/xen-dmabuf/domu ${systemd_system_unitdir}/weston.service.d/xen-dmabuf-domu.conf"

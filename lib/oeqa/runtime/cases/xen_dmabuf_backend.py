@@ -6,6 +6,7 @@ from oeqa.runtime.xen_dmabuf.crash import hold_create, hold_destroy
 from oeqa.runtime.xen_dmabuf.dom0 import poll
 
 SERVICE = "xen-dmabuf-backend"
+CONFIGURATION = "/etc/xen-dmabuf/backend.toml"
 
 
 class XenDmabufBackendTest(XenDmabufCase):
@@ -125,6 +126,25 @@ class XenDmabufBackendTest(XenDmabufCase):
         self.dom0.run(f"systemctl reload {SERVICE}", 60)
         poll(lambda: self.one.flips() > before, 60, "flips after the reload")
         self.assertEqual(self.one.worker(), worker, "the worker was replaced")
+
+    def configured(self, change):
+        """A worker with the configuration that a sed expression makes; the DomU stays."""
+        worker = self.one.worker()
+        self.dom0.run(f"sed -i '{change}' {CONFIGURATION} && systemctl reload {SERVICE} && kill -9 {worker}", 60)
+        self.new_worker(self.one, worker)
+
+    def test_caches_are_written_back_before_each_flip(self):
+        """Asked for by the configuration, as an emulated GPU doesn't need it; the picture is exact all the same."""
+        self.one.screens("hold")
+        self.addCleanup(self.configured, 's/^caches = .*/#caches = "auto"/')
+        self.configured('s/^#caches = .*/caches = "always"/')
+        before = self.one.backend()
+        self.assertIn("written back before each frame", before["caches"])
+        flips = self.one.flips()
+        self.assert_flips(self.one)
+        flips = self.one.flips() - flips
+        self.assertGreaterEqual(self.one.backend()["frames_written_back"] - before["frames_written_back"], flips)
+        self.assertGreater(flips, 0)
 
     def test_weston_killed(self):
         """The compositor dies: the worker waits for the next one and shows the same buffers there."""

@@ -25,6 +25,7 @@ class XenDmabufPlatformTest(XenDmabufCase):
         status, output = self.dom0.try_run("xen-dmabuf-backend check")
         self.assertEqual(status, 0, output)
         self.assertNotIn("MISSING", output)
+        self.assertRegex(output, r"(?m)^ok +GPU's buffers: \w+: RAM", "a carve-out: MAP_REFS_TO_BUF can't work")
 
     def test_device_nodes_belong_to_the_workers_group(self):
         output = self.dom0.run("stat -c '%n %G %a' /dev/xen/gntdev /dev/xen/evtchn")
