@@ -65,6 +65,7 @@ RDEPENDS:${PN}-modules += "\
     python3-json \
     python3-logging \
     python3-mmap \
+    python3-shell \
     python3-tomllib \
     xen-tools-python \
 "
