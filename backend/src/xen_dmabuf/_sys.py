@@ -184,7 +184,7 @@ _MAP_REMEDIES = {
     errno.ENXIO: "the buffer's memory is no RAM of Dom0 but a carve-out; take the GPU's no-map pool"
     " (memory-region) out of Dom0's device tree, or boot Dom0 with galcore.contiguousSize=0",
     errno.EDQUOT: "this process holds as many pages as the kernel allows; raise the module parameter"
-    " gntdev.dmabuf_map_limit, or lower [quota] pages",
+    " xen_gntdev.dmabuf_map_limit, or lower [quota] pages",
 }
 
 
