@@ -16,8 +16,9 @@ from .run import run
 from .trees import DEBIAN, Tree, parse, version
 
 # Every driver of gntdev is covered by "F: drivers/xen/" in MAINTAINERS already. Nobody has signed
-# these patches: whoever posts one does.
-IGNORED = "FILE_PATH_CHANGES,MISSING_SIGN_OFF"
+# these patches: whoever posts one does. checkpatch doesn't know Originally-by, and a tree that is
+# no clone of Linux none of its commits.
+IGNORED = "FILE_PATH_CHANGES,MISSING_SIGN_OFF,BAD_SIGN_OFF,UNKNOWN_COMMIT_ID"
 # 6.18's checkpatch asks for kzalloc_obj() from some 6.18.y on, which 6.18.2 doesn't have.
 IGNORED_BEFORE_7 = IGNORED + ",ALLOC_WITH_SIZEOF"
 
