@@ -8,6 +8,7 @@ the rest, and several times longer to run.
 import re
 
 import pytest
+import selftests
 
 from testbed import deadline, kernel_debug, kernel_programs, machine, proofs
 from testbed.deadline import wait_until
@@ -15,7 +16,6 @@ from testbed.layout import REPOSITORY
 
 pytestmark = pytest.mark.debugkernel
 FOLDER = REPOSITORY / "build" / "kernel-debug-test"
-SELFTESTS = "/usr/lib/xen-dmabuf/selftests"
 
 
 @pytest.fixture(scope="module")
