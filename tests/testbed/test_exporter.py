@@ -57,7 +57,8 @@ def shown_exactly(weston, screen):
 def test_export_reaches_a_compositor(scene):
     """Strategy "export": a compositor that draws by CPU maps gntdev's dma-buf and shows the DomU's pages.
 
-    This one's Mesa (25.0.7) keeps its mappings when the wl_buffers are gone: the grants end with the compositor.
+    This compositor keeps its mappings when the wl_buffers are gone (whether that is Weston's doing or Mesa's is not
+    known): the grants end with it.
     """
     domu = scene.domu
     text = f'[display]\\nsocket = "{software_weston.SOCKET}"\\n[gpu.default]\\nstrategies = ["export"]\\n'
