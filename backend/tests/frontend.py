@@ -10,19 +10,19 @@ import struct
 
 from waiting import until
 
-from xen_dmabuf import displif, fourcc
-from xen_dmabuf.spec import ConnectorSpec
+from xen_dmabuf.displif import fourcc, wire
+from xen_dmabuf.displif.spec import ConnectorSpec
 
 PAGE = 4096
 
 _FORMATS = {
-    displif.OP_DBUF_CREATE: "<QIIIIIII",
-    displif.OP_DBUF_DESTROY: "<Q",
-    displif.OP_FB_ATTACH: "<QQIII",
-    displif.OP_FB_DETACH: "<Q",
-    displif.OP_SET_CONFIG: "<QIIIII",
-    displif.OP_PG_FLIP: "<Q",
-    displif.OP_GET_EDID: "<II",
+    wire.OP_DBUF_CREATE: "<QIIIIIII",
+    wire.OP_DBUF_DESTROY: "<Q",
+    wire.OP_FB_ATTACH: "<QQIII",
+    wire.OP_FB_DETACH: "<Q",
+    wire.OP_SET_CONFIG: "<QIIIII",
+    wire.OP_PG_FLIP: "<Q",
+    wire.OP_GET_EDID: "<II",
 }
 
 
@@ -34,9 +34,7 @@ class FrontendConnector:
         ring, events = xen.allocate(2)
         self.ring, self.events = xen.page(ring), xen.page(events)
         name, request_port, event_port = f"id{index}", xen.new_port(), xen.new_port()
-        self.spec = ConnectorSpec(
-            index, name, width, height, ring, request_port, events, event_port
-        )
+        self.spec = ConnectorSpec(index, name, width, height, ring, request_port, events, event_port)
         self._words = memoryview(self.ring).cast("I")
         self._event_words = memoryview(self.events).cast("I")
         self._id = 0
@@ -99,7 +97,7 @@ class FrontendConnector:
         while self._event_words[0] != self._event_words[1]:
             slot = 64 + self._event_words[0] % 63 * 64
             identifier, kind, cookie = struct.unpack_from("<HB5xQ", self.events, slot)
-            assert kind == displif.EVT_PG_FLIP
+            assert kind == wire.EVT_PG_FLIP
             taken.append((identifier, cookie))
             self._event_words[0] += 1
         return taken
@@ -110,9 +108,7 @@ class Frontend:
 
     def __init__(self, xen, *sizes: tuple[int, int]) -> None:
         self.xen = xen
-        self.connectors = [
-            FrontendConnector(xen, index, *size) for index, size in enumerate(sizes or [(64, 48)])
-        ]
+        self.connectors = [FrontendConnector(xen, index, *size) for index, size in enumerate(sizes or [(64, 48)])]
         self.specs = [connector.spec for connector in self.connectors]
 
     def close(self) -> None:
@@ -133,7 +129,7 @@ class Frontend:
         size = width * bpp // 8 * height
         directory, first = self.directory(-(-size // PAGE))
         fields = (cookie, width, height, bpp, size, 0, directory, 0)
-        return await self.connectors[0].call(displif.OP_DBUF_CREATE, *fields), first
+        return await self.connectors[0].call(wire.OP_DBUF_CREATE, *fields), first
 
     async def show(self, fb: int, width: int, height: int, connector: int = 0) -> int:
         """A buffer, a framebuffer of the same cookie, and SET_CONFIG; returns the first page."""
@@ -141,7 +137,7 @@ class Frontend:
         assert status == 0
         control = self.connectors[0]
         attach = (fb, fb, width, height, fourcc.XRGB8888)
-        assert await control.call(displif.OP_FB_ATTACH, *attach) == 0
+        assert await control.call(wire.OP_FB_ATTACH, *attach) == 0
         config = (fb, 0, 0, width, height, 32)
-        assert await self.connectors[connector].call(displif.OP_SET_CONFIG, *config) == 0
+        assert await self.connectors[connector].call(wire.OP_SET_CONFIG, *config) == 0
         return first

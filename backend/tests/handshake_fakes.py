@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The edges of the handshake: xenstored, the worker process, and a model of drm_xen_front's states.
 
-FakeStore, FakeChild and FakeForkServer, Mainline. The supervisor between them is the real one.
+FakeStore, FakeChild and FakeUnits, Mainline. The supervisor between them is the real one.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections import deque
 import pytest
 from waiting import until
 
-from xen_dmabuf import supervisor as supervisor_module
-from xen_dmabuf import vdispl as vdispl_module
 from xen_dmabuf.config import Config
-from xen_dmabuf.supervisor import Supervisor
+from xen_dmabuf.link.messages import Connect, Connected, Disconnect, Disconnected, Hello, Ready, Start
+from xen_dmabuf.supervisor import supervisor as supervisor_module
+from xen_dmabuf.supervisor.supervisor import Supervisor
 
 BACK = "/local/domain/0/backend/vdispl/3/0"
 FRONT = "/local/domain/3/device/vdispl/0"
@@ -46,13 +46,23 @@ class FakeStore:
             self.history.append(value)
         self._changed(path)
 
+    def write_where(self, existing, path, value):
+        if existing not in self.nodes:
+            return False
+        self.write(path, value)
+        return True
+
+    def own_domid(self):
+        return 0
+
     def remove(self, path):
         for node in [node for node in self.nodes if node == path or node.startswith(path + "/")]:
             del self.nodes[node]
         self._changed(path)
 
     def watch(self, path):
-        assert path not in self.watches, "watched twice"
+        if path in self.watches:
+            raise FileExistsError(17, "watched twice", path)
         self.watches.append(path)
         self.queue.append(path)
 
@@ -74,41 +84,68 @@ class FakeStore:
 
 
 class FakeChild:
-    """A worker that takes every connector and gives everything back."""
+    """A worker that takes every connector and gives everything back.
+
+    ``hello`` is what it says first; without a domain it is started, as a new one is. Answers are
+    by type of what it is asked; None: it keeps silent.
+    """
 
     made: list[FakeChild] = []
-    answers = {"connect": "connected", "disconnect": "disconnected"}
+    hello = Hello(-1)
+    answers = {
+        Start: lambda _: Ready(),
+        Connect: lambda asked: Connected(asked.device),
+        Disconnect: lambda asked: Disconnected(asked.device, True),
+    }
 
-    def __init__(self, domid, on_message, on_exit):
-        self.domid, self.on_message, self.on_exit = domid, on_message, on_exit
-        self.sent: list[dict] = []
+    def __init__(self, domid, units, on_message, on_lost):
+        self.domid, self.on_message, self.on_lost = domid, on_message, on_lost
+        self.sent = []
         self.pid = 100 + len(self.made)
         self.stopped = False
+        self.left = False
+        self.begun = 0
         self.made.append(self)
 
-    async def start(self, name, config, server):
-        self.config = config
-        asyncio.get_running_loop().call_soon(self.on_message, {"event": "ready"})
+    def begin(self):
+        self.begun += 1
+        self.stopped = False
+        asyncio.get_running_loop().call_soon(self.say, self.hello)
 
-    def send(self, **message):
+    def say(self, message):
+        """What the worker sends, unless the link was given up."""
+        if not self.left and not self.stopped:
+            self.on_message(message)
+
+    def send(self, message):
         self.sent.append(message)
-        event = self.answers.get(message["op"])
-        if event:
-            reply = {"event": event, "dev": message["dev"], "released": True}
-            asyncio.get_running_loop().call_soon(self.on_message, reply)
+        answer = self.answers.get(type(message))
+        if answer:
+            asyncio.get_running_loop().call_soon(self.say, answer(message))
+
+    def count(self, kind) -> int:
+        """How many messages of a type it was sent."""
+        return sum(isinstance(message, kind) for message in self.sent)
 
     async def stop(self):
         self.stopped = True
 
+    def leave(self):
+        self.left = True
 
-class FakeForkServer:
-    """Starts no process."""
 
-    def __init__(self, config):
-        self.config = config
+class FakeUnits:
+    """systemd without units but ``there``."""
 
-    async def start(self):
-        pass
+    def __init__(self):
+        self.there = set()
+        self.ended = []
+
+    async def running(self):
+        return set(self.there)
+
+    async def stop(self, domid):
+        self.ended.append(domid)
 
 
 class Mainline:
@@ -162,9 +199,7 @@ class Mainline:
     def _publish(self):
         self.refs += 10
         for index, size in enumerate(("640x480", "320x240")):
-            for number, node in enumerate(
-                ("req-ring-ref", "req-event-channel", "evt-ring-ref", "evt-event-channel")
-            ):
+            for number, node in enumerate(("req-ring-ref", "req-event-channel", "evt-ring-ref", "evt-event-channel")):
                 value = self.refs + 100 * index + number
                 self.store.write(f"{FRONT}/{index}/{node}", str(value))
             self.store.nodes[f"{FRONT}/{index}/resolution"] = size
@@ -192,17 +227,16 @@ def toolstack_creates(store: FakeStore) -> None:
 @pytest.fixture(autouse=True)
 def edges(monkeypatch):
     monkeypatch.setattr(supervisor_module, "Child", FakeChild)
-    monkeypatch.setattr(supervisor_module, "ForkServer", FakeForkServer)
-    monkeypatch.setattr(supervisor_module, "_FIRST_DELAY", 0.01)
     monkeypatch.setattr(FakeChild, "made", [])
     monkeypatch.setattr(FakeChild, "answers", dict(FakeChild.answers))
+    monkeypatch.setattr(FakeChild, "hello", Hello(-1))
 
 
 @contextlib.asynccontextmanager
-async def running(store: FakeStore, load=Config):
+async def running(store: FakeStore, load=Config, units=None):
     """A supervisor whose watches are pumped as the event loop would."""
-    supervisor = Supervisor(load(), store, load)
-    store.watch(vdispl_module.BACKENDS)
+    supervisor = Supervisor(load(), store, load, units or FakeUnits())
+    store.watch(supervisor.folder)
     supervisor.rescan()
 
     async def pump():
@@ -215,7 +249,7 @@ async def running(store: FakeStore, load=Config):
     try:
         yield supervisor
     finally:
-        supervisor._ended = True
+        supervisor.leave()
         task.cancel()
 
 

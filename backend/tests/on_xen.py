@@ -37,9 +37,9 @@ from real_xen import (
 )
 from waiting import until
 
-from xen_dmabuf import displif, fourcc
+from xen_dmabuf.displif import fourcc, wire
 
-OP = displif
+OP = wire
 HUGE = 0xFFFFFFFF
 
 
@@ -231,7 +231,7 @@ def held_by_compositor() -> None:
     only_dom0("it stops Dom0's compositor")
 
     async def run():
-        with connected((640, 480)) as (frontend, device):
+        with connected((640, 480)) as (frontend, _device):
             control = frontend.connectors[0]
             await frontend.show(1, 640, 480)
             assert await control.call(OP.OP_PG_FLIP, 1) == 0
@@ -242,10 +242,10 @@ def held_by_compositor() -> None:
                 assert await control.call(OP.OP_SET_CONFIG, 0, 0, 0, 0, 0, 0) == 0
                 assert await control.call(OP.OP_FB_DETACH, 1) == 0
                 assert await control.call(OP.OP_DBUF_DESTROY, 1) == -errno.ETIMEDOUT
-                assert status_of(device)["releasing_pages"] == 300
+                assert own_status()["releasing_pages"] == 300
             finally:
                 os.kill(compositor, signal.SIGCONT)
-            await until(lambda: not status_of(device)["releasing_pages"], "the pages", 30)
+            await until(lambda: not own_status()["releasing_pages"], "the pages", 30)
 
     asyncio.run(run())
 

@@ -22,7 +22,7 @@ from real_xen import (
 )
 from waiting import until
 
-from xen_dmabuf import displif as OP
+from xen_dmabuf.displif import wire as OP
 
 _STATES = ("3", "4", "1", "0", "7", "8", "9", "-1", "3x", "", "4" * 60, "6", "5", "2", "1", "3")
 

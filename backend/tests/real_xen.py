@@ -24,14 +24,15 @@ from pathlib import Path
 from frontend import PAGE, Frontend
 from waiting import wait_until
 
-from xen_dmabuf import _sys
+from xen_dmabuf.cli.query import ask
 from xen_dmabuf.config import Config
-from xen_dmabuf.query import ask
-from xen_dmabuf.xenstore import XenStore
+from xen_dmabuf.linux import ioctl
+from xen_dmabuf.supervisor.xenstore import XenStore
+from xen_dmabuf.xen.evtchn import Evtchn
 
-_ALLOC_GREF = _sys._ioc(0, "G", 5, 24)
+_ALLOC_GREF = ioctl.number(ioctl.NONE, "G", 5, 24)
 _WRITABLE = 1
-_BIND_UNBOUND = _sys._ioc(0, "E", 2, 4)
+_BIND_UNBOUND = ioctl.number(ioctl.NONE, "E", 2, 4)
 _DRIVER = Path("/sys/bus/xen/drivers/vdispl")
 
 
@@ -66,15 +67,15 @@ class RealXen:
     """Pages granted by gntalloc and event channels to bind, to Dom0 unless a domain is named."""
 
     def __init__(self) -> None:
-        self._gntalloc = _sys.open_device("/dev/xen/gntalloc")
-        self._evtchn = _sys.open_device(_sys.EVTCHN)
+        self._gntalloc = ioctl.open_device("/dev/xen/gntalloc")
+        self._evtchn = Evtchn(0)  # not restricted: ports for any domain
         self._pages: dict[int, mmap.mmap] = {}
 
     def close(self) -> None:
         for page in self._pages.values():
             with contextlib.suppress(BufferError):
                 page.close()
-        os.close(self._evtchn)
+        self._evtchn.close()
         os.close(self._gntalloc)
 
     def allocate(self, pages: int, domid: int = 0, *, writable: bool = True) -> list[int]:
@@ -96,10 +97,10 @@ class RealXen:
 
     def new_port(self, domid: int = 0) -> int:
         argument = bytearray(struct.pack("@I", domid))
-        return fcntl.ioctl(self._evtchn, _BIND_UNBOUND, argument)
+        return fcntl.ioctl(self._evtchn.fd, _BIND_UNBOUND, argument)
 
     def kick(self, port: int) -> None:
-        _sys.evtchn_notify(self._evtchn, port)
+        self._evtchn.notify(port)
 
 
 # --- the device
@@ -228,9 +229,7 @@ Device = Loopback if IN_DOM0 else GuestDevice
 
 
 @contextlib.contextmanager
-def offered(
-    *sizes: tuple[int, int], number: int | None = None
-) -> Iterator[tuple[Frontend, _Device]]:
+def offered(*sizes: tuple[int, int], number: int | None = None) -> Iterator[tuple[Frontend, _Device]]:
     """A frontend of this domain that has not connected; afterwards its device is ended."""
     xen = RealXen()
     device = Device(number)

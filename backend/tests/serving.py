@@ -4,33 +4,38 @@
 from __future__ import annotations
 
 import contextlib
+import json
 
 from fakes import FakeXen
 from frontend import Frontend
 
+from xen_dmabuf.codec import encode
 from xen_dmabuf.config import Config, Display, Quota
-from xen_dmabuf.worker import Worker
+from xen_dmabuf.link.messages import Connected, Message
+from xen_dmabuf.worker.worker import Worker
 
 
 @contextlib.asynccontextmanager
 async def serving(xen: FakeXen, socket: str, *sizes: tuple[int, int], quota: Quota | None = None):
     """A connected worker and its frontend; afterwards nothing may be left mapped or bound."""
-    messages: list[dict] = []
-    worker = Worker(lambda **message: messages.append(message))
+    messages: list[Message] = []
+    worker = Worker(messages.append)
     config = Config(display=Display(socket=socket), quota={"default": quota or Quota()})
     frontend = Frontend(xen, *sizes)
     worker.start(5, "domu", config)
     worker.messages = messages
     try:
-        await worker.connect(0, frontend.specs)
-        assert messages == [{"event": "connected", "dev": 0}]
+        await worker.connect(0, tuple(frontend.specs))
+        assert messages == [Connected(0)]
         yield worker, frontend
     finally:
         await worker.stop()
         frontend.close()
     assert xen.mapped == 0, "pages of the DomU are still mapped"
+    assert xen.exported == 0, "dma-bufs of the DomU's pages are still open"
     assert not xen.bound, "event channels are still bound"
 
 
-def status_of(worker: Worker) -> dict:
-    return worker.status()["devices"][0]
+def status_of(worker: Worker, number: int = 0) -> dict:
+    """What somebody who asks the worker's supervisor hears of a device."""
+    return json.loads(json.dumps(encode(worker.status())))["devices"][str(number)]

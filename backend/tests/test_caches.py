@@ -6,18 +6,26 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from serving import serving
 from waiting import until
 
-from xen_dmabuf import _sys, caches, check, coherence, displif, fourcc
-from xen_dmabuf.allocators import Shape
-from xen_dmabuf.buffers import MapBacking
+from xen_dmabuf import limits
+from xen_dmabuf.cli import check
+from xen_dmabuf.displif import fourcc, wire
 from xen_dmabuf.errors import UserError, oserror
+from xen_dmabuf.linux import ioctl
+from xen_dmabuf.worker import caches, coherence
+from xen_dmabuf.worker.allocators import Shape
+from xen_dmabuf.worker.backing import MapBacking
+from xen_dmabuf.xen import gntdev
+from xen_dmabuf.xen.gntdev import Gntdev
 
-OP = displif
+OP = wire
 CARD = os.makedev(226, 0)
 
 
@@ -99,38 +107,44 @@ def test_on_x86_devices_are_coherent_whatever_a_tree_says(sysfs):
 
 
 class Kernel:
-    """What gntdev answers to MAP_SYNC."""
+    """What gntdev answers to MAP_SYNC. ``gntdev``: the file that is asked."""
 
     def __init__(self, monkeypatch) -> None:
         self.answer = 0
         self.asked: list[int] = []
-        monkeypatch.setattr(_sys, "gntdev_map_sync", self._sync)
+        self.gntdev = Gntdev(1, os.memfd_create("gntdev"))
+        monkeypatch.setattr(ioctl, "call", self._call)
 
-    def _sync(self, _fd: int, number: int) -> None:
+    def _call(self, _fd: int, request: int, argument: bytearray, path: str) -> int:
+        assert request == gntdev._MAP_SYNC
+        (number,) = struct.unpack_from("@I", argument)
         self.asked.append(number)
         code = errno.ENOENT if number == 0xFFFFFFFF and self.answer == 0 else self.answer
         if code:
-            raise oserror(code, _sys.GNTDEV)
+            raise oserror(code, path)
+        return 0
 
-
-class _Object:
-    fd, stride = 7, 256
+    def backing(self) -> MapBacking:
+        """A mapping whose number is 7."""
+        return MapBacking.adopt(self.gntdev, 7, "gbm", "")
 
 
 @pytest.fixture
-def kernel(monkeypatch) -> Kernel:
-    return Kernel(monkeypatch)
+def kernel(monkeypatch) -> Iterator[Kernel]:
+    kernel = Kernel(monkeypatch)
+    yield kernel
+    kernel.gntdev.close()
 
 
 def test_a_coherent_gpu_costs_no_call(kernel):
-    held = caches.Caches(3, False, "/dev/dri/card0 is coherent")
-    asyncio.run(held.write_back(MapBacking(3, _Object(), "gbm")))
+    held = caches.Caches(kernel.gntdev, False, "/dev/dri/card0 is coherent")
+    asyncio.run(held.write_back(kernel.backing()))
     assert kernel.asked == [] and "not written back: /dev/dri/card0" in held.state
 
 
 def test_the_mapping_is_named_by_its_number(kernel):
-    held = caches.Caches(3, True, "because")
-    asyncio.run(held.write_back(MapBacking(3, _Object(), "gbm")))
+    held = caches.Caches(kernel.gntdev, True, "because")
+    asyncio.run(held.write_back(kernel.backing()))
     held.close()
     assert kernel.asked[-1] == 7 and held.written_back == 1
     assert held.state == "written back before each frame: because"
@@ -138,7 +152,7 @@ def test_the_mapping_is_named_by_its_number(kernel):
 
 def test_a_kernel_without_the_call_is_named_with_the_remedy(kernel):
     kernel.answer = errno.ENOTTY
-    held = caches.Caches(3, True, "because")
+    held = caches.Caches(kernel.gntdev, True, "because")
     assert held.missing and not held.needed
     assert "NOT written back" in held.state and "kernel-patches" in held.state
 
@@ -146,10 +160,10 @@ def test_a_kernel_without_the_call_is_named_with_the_remedy(kernel):
 @pytest.mark.parametrize(("code", "lines"), [(errno.ENOENT, 0), (errno.EIO, 1)])
 def test_a_call_that_fails_stops_no_picture(kernel, caplog, code, lines):
     """ENOENT: released meanwhile."""
-    held = caches.Caches(3, True, "because")
+    held = caches.Caches(kernel.gntdev, True, "because")
     kernel.answer = code
     for _ in range(2):
-        asyncio.run(held.write_back(MapBacking(3, _Object(), "gbm")))
+        asyncio.run(held.write_back(kernel.backing()))
     held.close()
     assert held.written_back == 0 and len(caplog.records) == lines
 
@@ -163,13 +177,11 @@ def test_a_call_that_fails_stops_no_picture(kernel, caplog, code, lines):
         ("never", False, False),
     ],
 )
-def test_the_device_is_asked_unless_the_configuration_knows(
-    kernel, monkeypatch, mode, coherent, needed
-):
+def test_the_device_is_asked_unless_the_configuration_knows(kernel, monkeypatch, mode, coherent, needed):
     answer = coherence.Coherence(coherent, "seen")
     monkeypatch.setattr(coherence, "of_device", lambda number: answer)
     with open(os.devnull) as file:
-        held = caches.open_caches(3, mode, file.fileno(), "/dev/dri/card0")
+        held = caches.open_caches(kernel.gntdev, mode, file.fileno(), "/dev/dri/card0")
     held.close()
     assert held.needed is needed and "seen" in held.state
     assert ("the configuration" in held.state) is (mode != "auto")
@@ -198,7 +210,7 @@ class Held:
 def test_a_frame_is_shown_after_its_caches_were_written_back(xen, weston):
     async def run():
         async with serving(xen, weston.socket) as (worker, frontend):
-            worker.caches = held = Held()
+            worker.scene.caches = held = Held()
             await frontend.show(1, 64, 48)
             assert held.written_back == 2, "for the wl_buffer and for SET_CONFIG"
             counters = worker._devices[0].connectors[0].counters
@@ -215,7 +227,7 @@ def test_a_frame_is_shown_after_its_caches_were_written_back(xen, weston):
 def test_a_framebuffer_that_goes_meanwhile_is_not_shown(xen, weston):
     async def run():
         async with serving(xen, weston.socket, (64, 48), (64, 48)) as (worker, frontend):
-            worker.caches = held = Held()
+            worker.scene.caches = held = Held()
             first, second = frontend.connectors
             await frontend.show(1, 64, 48, connector=1)
             await frontend.buffer(2, 64, 48)
@@ -228,6 +240,31 @@ def test_a_framebuffer_that_goes_meanwhile_is_not_shown(xen, weston):
             connector = worker._devices[0].connectors[1]
             await until(lambda: connector.counters.requests_refused == 1, "the refusal")
             assert connector.counters.flips_requested == 0
+
+    asyncio.run(run())
+
+
+def test_a_buffer_that_goes_meanwhile_is_not_imported(xen, weston, monkeypatch):
+    """FB_ATTACH was answered before its caches were written back."""
+    monkeypatch.setattr(limits, "ATTACH", 0.05)
+
+    async def run():
+        async with serving(xen, weston.socket) as (worker, frontend):
+            control = frontend.connectors[0]
+            await until(lambda: worker.scene.compositor is not None, "the compositor")
+            compositor = worker.scene.compositor
+            worker.scene.caches = held = Held()
+            await frontend.buffer(1, 64, 48)
+            held.done.clear()
+            assert await control.call(OP.OP_FB_ATTACH, 1, 1, 64, 48, fourcc.XRGB8888) == 0
+            assert await control.call(OP.OP_DBUF_DESTROY, 1) == 0
+            held.done.set()
+            await until(lambda: held.written_back == 1, "the write back")
+            await frontend.show(2, 64, 48)
+            assert await control.call(OP.OP_PG_FLIP, 2) == 0
+            counters = worker._devices[0].connectors[0].counters
+            await until(lambda: counters.flips_shown == 1, "a flip")
+            assert worker.scene.compositor is compositor, "the connection was lost"
 
     asyncio.run(run())
 
@@ -265,18 +302,19 @@ class _Allocator:
     ],
 )
 def test_check_tells_ram_from_a_carve_out(monkeypatch, code, error, says):
-    def ioctl(_fd, request, argument, path):
-        assert request == _sys._GNTDEV_DMABUF_MAP_REFS_TO_BUF
+    def call(_fd, request, argument, path):
+        assert request == gntdev._MAP_REFS_TO_BUF
         if code:
             raise oserror(code, path)
 
-    monkeypatch.setattr(_sys, "_ioctl", ioctl)
+    monkeypatch.setattr(ioctl, "call", call)
     allocator = _Allocator()
-    if error is None:
-        check.refused_as_ram(3, allocator)
-    else:
-        with pytest.raises(error, match=says):
-            check.refused_as_ram(3, allocator)
+    with Gntdev(1, os.memfd_create("gntdev")) as device:
+        if error is None:
+            check.refused_as_ram(device, allocator)
+        else:
+            with pytest.raises(error, match=says):
+                check.refused_as_ram(device, allocator)
     assert allocator.alive == 0, "the buffer stays"
 
 
@@ -285,10 +323,14 @@ def test_check_tells_ram_from_a_carve_out(monkeypatch, code, error, says):
     [(errno.EDQUOT, "dmabuf_map_limit"), (errno.ENXIO, "no-map"), (errno.EBUSY, "busy")],
 )
 def test_a_refused_map_names_its_remedy(monkeypatch, code, remedy):
-    def ioctl(_fd, _request, _argument, path):
+    def call(_fd, _request, _argument, path):
         raise oserror(code, path)
 
-    monkeypatch.setattr(_sys, "_ioctl", ioctl)
-    with pytest.raises(OSError, match=f"(?i){remedy}.*{_sys.GNTDEV}") as error:
-        _sys.gntdev_map_to_buf(3, 1, [1], 7)
+    monkeypatch.setattr(ioctl, "call", call)
+    message = f"(?i){remedy}.*{gntdev.PATH}"
+    with (
+        Gntdev(1, os.memfd_create("gntdev")) as device,
+        pytest.raises(OSError, match=message) as error,
+    ):
+        device.map_over([1], 7)
     assert error.value.errno == code

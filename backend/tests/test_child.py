@@ -1,168 +1,239 @@
 # SPDX-License-Identifier: MIT
-"""What a worker that was taken over may do to the supervisor: be killed. A shell plays it."""
+"""What a worker that was taken over may do to the supervisor: be killed. A small server plays it."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import logging
-import os
-import signal
-import socket
 
 import pytest
+from waiting import until
 
-from xen_dmabuf import child, messages
-from xen_dmabuf.child import Child
-from xen_dmabuf.config import Config
-from xen_dmabuf.processes import Process
+from xen_dmabuf import limits
+from xen_dmabuf.codec import CodecError
+from xen_dmabuf.displif.spec import ConnectorSpec
+from xen_dmabuf.link import messages
+from xen_dmabuf.link.messages import (
+    AskStatus,
+    BufferStatus,
+    Connect,
+    Connected,
+    ConnectorStatus,
+    DeviceStatus,
+    Disconnect,
+    Disconnected,
+    Failed,
+    Held,
+    Hello,
+    Ready,
+    Refused,
+    Report,
+    Start,
+    WorkerStatus,
+)
+from xen_dmabuf.supervisor import child
+from xen_dmabuf.supervisor.child import Child
 
-CONNECTOR = {
-    "name": "id0",
-    "width": 800,
-    "height": 600,
-    "flips_requested": 2,
-    "flips_shown": 1,
-    "flips_not_shown": 1,
-    "requests_refused": 0,
-}
-BUFFER = {
-    "cookie": 1,
-    "width": 800,
-    "height": 600,
-    "formats": ["XR24"],
-    "stride": 3200,
-    "strategy": "map",
-    "allocator": "dumb",
-    "why": "first of the list",
-}
+SPEC = ConnectorSpec(0, "id0", 640, 480, 8, 9, 10, 11)
+CONNECTOR = ConnectorStatus(0, "id0", 800, 600, 1, False, 2, 1, 1)
+BUFFER = BufferStatus(1, 800, 600, ("XR24",), 3200, 469, "map", "dumb", "first of the list", 1024)
+STATUS = WorkerStatus(4711, True, "virtio_gpu", devices={"0": DeviceStatus((CONNECTOR,), (BUFFER,))})
 
-
-def status(**changes: object) -> dict:
-    details = {"pixel_bytes_copied": 0, "caches": "not written back: no GPU"}
-    details |= {"devices": {"0": {"connectors": [], "buffers": []}}}
-    return {"event": "status", "status": details | changes}
-
-
-def device(**changes: object) -> dict:
-    return status(devices={"0": {"connectors": [CONNECTOR], "buffers": [BUFFER]} | changes})
-
-
-TRUE = [
-    {"event": "ready"},
-    {"event": "connected", "dev": 0},
-    {"event": "refused", "dev": 0, "reason": "no"},
-    {"event": "failed", "dev": 0, "reason": "no", "another": 1},
-    {"event": "disconnected", "dev": 0, "released": True},
-    status(),
-    device(),
+TO_SUPERVISOR = [
+    Hello(-1),
+    Hello(3, devices=(Held(0, (SPEC,)),)),
+    Ready(),
+    Connected(0),
+    Refused(0, "no"),
+    Failed(0, "no"),
+    Disconnected(0, True),
+    Report(),
+    Report(STATUS),
 ]
+TO_WORKER = [Start(3, "domu"), Connect(0, (SPEC, SPEC)), Disconnect(0), AskStatus()]
+
+
+def report(**changes: object) -> bytes:
+    plain = json.loads(messages.line(Report(STATUS)))
+    plain["status"] |= changes
+    return json.dumps(plain).encode()
+
+
+def device(**changes: object) -> bytes:
+    plain = json.loads(messages.line(Report(STATUS)))
+    plain["status"]["devices"]["0"] |= changes
+    return json.dumps(plain).encode()
+
 
 LIES = {
-    b"no JSON": "Expecting",
-    b"\xff": "utf-8",
+    b"no JSON": "not valid JSON",
+    b"\xff": "not valid JSON",
     b"[" * 200_000: "nested",
-    b"[]": "message: dict",
-    b'{"event": ["ready"]}': "message.event: str",
-    b"{}": "event is missing",
-    b'{"event": "stop"}': "unknown event 'stop'",
-    b'{"event": "ready", "more": "' + b"x" * 70_000 + b'"}': "ready: 7....? octets",
-    b'{"event": "connected"}': "connected: dev is missing",
-    b'{"event": "connected", "dev": []}': "connected.dev: int",
-    b'{"event": "connected", "dev": true}': "connected.dev: int",
-    b'{"event": "connected", "dev": -1}': "connected.dev: 64 bits",
-    b'{"event": "failed", "dev": 0, "reason": null}': "failed.reason: str",
-    b'{"event": "failed", "dev": 0, "reason": "\\ud800"}': "failed.reason: half",
-    b'{"event": "disconnected", "dev": 0, "released": 1}': "disconnected.released: bool",
-    b'{"event": "status", "status": null}': "status.status: dict",
-    json.dumps(status(pixel_bytes_copied="0")).encode(): "pixel_bytes_copied: int",
-    json.dumps(status(pixel_bytes_copied=10**4000)).encode(): "pixel_bytes_copied: 64 bits",
-    json.dumps(status(caches=None)).encode(): "caches: str",
-    json.dumps(status(devices=[])).encode(): "devices: dict",
-    json.dumps(status(devices={"0": 1})).encode(): "devices.0: dict",
-    json.dumps(device(connectors={})).encode(): "connectors: list",
-    json.dumps(device(connectors=[CONNECTOR, {}])).encode(): r"connectors\[1\]: name is missing",
-    json.dumps(device(buffers=[BUFFER | {"formats": [1]}])).encode(): r"formats\[0\]: str",
-    json.dumps(device(buffers=[BUFFER | {"cookie": 1.0}])).encode(): "cookie: int",
+    b"[]": "unknown message 'None'",
+    b'{"type": ["ready"]}': "unknown message",
+    b"{}": "unknown message",
+    b'{"type": "start", "domid": 1, "name": ""}': "unknown message 'start'",
+    b'{"type": "ready", "more": 1}': "ready.more: unknown key",
+    b'{"type": "ready", "more": "' + b"x" * 70_000 + b'"}': "ready: 7....? bytes",
+    b'{"type": "connected"}': "connected.device is missing",
+    b'{"type": "connected", "device": []}': "connected.device: a number",
+    b'{"type": "connected", "device": true}': "connected.device: a number",
+    b'{"type": "connected", "device": -1}': "connected.device: -1 is not within",
+    b'{"type": "failed", "device": 0, "reason": null}': "failed.reason: a text",
+    b'{"type": "failed", "device": 0, "reason": "\\ud800"}': "failed.reason: half",
+    b'{"type": "failed", "device": 0, "reason": "' + b"x" * 501 + b'"}': "501 characters",
+    b'{"type": "disconnected", "device": 0, "released": 1}': "disconnected.released: true or false",
+    b'{"type": "hello", "domid": 40000}': "hello.domid: 40000 is not within",
+    b'{"type": "report", "status": null}': "report.status: a table",
+    report(pixel_bytes_copied="0"): "pixel_bytes_copied: a number",
+    report(pixel_bytes_copied=10**4000): "not valid JSON|pixel_bytes_copied: .*not within",
+    report(caches=None): "caches: a text",
+    report(devices=[]): "devices: a table",
+    report(devices={"0": 1}): "devices.0: a table",
+    device(connectors={}): "connectors: a list",
+    device(connectors=[{}]): r"connectors\[0\].index is missing",
+    device(buffers=[{"cookie": 1.0}]): "cookie: a number",
 }
 
 
-@pytest.mark.parametrize("message", TRUE, ids=lambda message: message["event"])
+@pytest.mark.parametrize("message", TO_SUPERVISOR, ids=lambda message: message.TYPE)
 def test_what_a_worker_says(message):
-    assert messages.parse(json.dumps(message).encode()) == message
+    assert messages.parse(messages.line(message), messages.TO_SUPERVISOR) == message
+
+
+@pytest.mark.parametrize("message", TO_WORKER, ids=lambda message: message.TYPE)
+def test_what_a_supervisor_says(message):
+    assert messages.parse(messages.line(message), messages.TO_WORKER) == message
 
 
 @pytest.mark.parametrize(("line", "why"), LIES.items(), ids=range(len(LIES)))
 def test_what_no_worker_says_is_named(line, why):
-    with pytest.raises(ValueError, match=why):
-        messages.parse(line)
+    with pytest.raises(CodecError, match=why):
+        messages.parse(line, messages.TO_SUPERVISOR)
 
 
-class ShellServer:
-    """A fork server whose worker is ``script``; its socket is the shell's input."""
+class FakeUnits:
+    """A worker's unit as far as its link goes: ``say`` is what each process of it writes, in turn."""
 
-    def __init__(self, script: str, *arguments: bytes) -> None:
-        self._command = ["sh", "-c", script, "worker", *arguments]
+    def __init__(self, path, *say: bytes) -> None:
+        self._path = str(path)
+        self._say = list(say)
+        self._server: asyncio.Server | None = None
+        self.killed = 0
+        self.stopped = 0
+        self.heard: list[bytes] = []
 
-    async def fork(self) -> tuple[Process, socket.socket]:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            actions = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0)]
-            pid = os.posix_spawnp("sh", self._command, os.environ, file_actions=actions)
-        return Process(pid), ours
+    def socket(self, _domid: int) -> str:
+        return self._path
 
+    def pid(self, _domid: int) -> int:
+        return 1
 
-def end_of(server: ShellServer) -> tuple[int, list[dict]]:
-    """How the worker ended that nobody asked to, and what the supervisor heard of it before."""
-    heard: list[dict] = []
+    async def start(self, _domid: int) -> None:
+        if self._server is None:
+            self._server = await asyncio.start_unix_server(self._serve, self._path)
 
-    async def run() -> int:
-        ended = asyncio.get_running_loop().create_future()
-        worker = Child(7, heard.append, ended.set_result)
-        await worker.start("domu", Config(), server)
-        return await asyncio.wait_for(ended, 60)
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while len(self._say) > 1:
+                writer.write(self._say.pop(0))
+                await writer.drain()
+            while line := await reader.readline():
+                self.heard.append(line)
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
 
-    return asyncio.run(run()), heard
+    async def kill(self, _domid: int) -> None:
+        self.killed += 1
 
+    async def stop(self, _domid: int) -> None:
+        self.stopped += 1
 
-def test_a_liar_is_killed_and_what_it_said_before_holds(caplog):
-    lie = b'{"event": "connected", "dev": []}'
-    script = """echo '{"event": "ready"}' >&0; echo "$1" >&0; exec sleep 600"""
-    assert end_of(ShellServer(script, lie)) == (-signal.SIGKILL, [{"event": "ready"}])
-    (record,) = [r for r in caplog.records if r.levelno == logging.ERROR]
-    assert record.getMessage() == "worker talks nonsense"
-    assert "connected.dev" in str(record.fields["reason"])
-
-
-def test_a_line_without_end_is_no_memory_of_ours(caplog):
-    script = "exec 3>&0; yes | tr -d '\\n' >&3"
-    assert end_of(ShellServer(script))[1] == []
-    assert "worker talks nonsense" in caplog.messages
-
-
-def test_a_flood_ends(caplog):
-    """While it is read nobody else is served."""
-    script = """exec 3>&0; yes '{"event": "ready"}' >&3"""
-    assert len(end_of(ShellServer(script))[1]) == child._MESSAGES
-    assert any("more than" in str(record.fields["reason"]) for record in caplog.records)
+    def close(self) -> None:
+        if self._server:
+            self._server.close()
 
 
-def test_one_that_lives_on_without_its_socket_is_killed(monkeypatch, caplog):
-    """Nobody could ask it for the DomU's pages any more."""
-    monkeypatch.setattr(child, "_STOP_SECONDS", 0.1)
-    assert end_of(ShellServer("exec sleep 600 <&-")) == (-signal.SIGKILL, [])
-    assert "worker does not end: killed" in caplog.messages
-
-
-def test_one_that_does_not_stop_is_killed(monkeypatch, caplog):
-    monkeypatch.setattr(child, "_STOP_SECONDS", 0.1)
+def heard_of(units: FakeUnits, done) -> list[messages.Message]:
+    """What the supervisor heard of a worker until ``done(heard, lost)``."""
+    heard: list[messages.Message] = []
+    lost: list[int] = []
 
     async def run() -> None:
-        worker = Child(7, lambda message: None, lambda status: None)
-        await worker.start("domu", Config(), ShellServer("exec sleep 600"))
-        await worker.stop()
-        with pytest.raises(ProcessLookupError):
-            os.kill(worker.pid, 0)
+        worker = Child(7, units, heard.append, lambda: lost.append(1))
+        worker.begin()
+        try:
+            await until(lambda: done(heard, lost), "the worker's end", 30)
+        finally:
+            worker.leave()
+            units.close()
 
     asyncio.run(asyncio.wait_for(run(), 60))
-    assert "worker does not end: killed" in caplog.messages
+    return heard
+
+
+def test_a_liar_is_killed_and_what_it_said_before_holds(tmp_path, caplog):
+    said = messages.line(Hello(7)) + messages.line(Ready()) + b'{"type": "connected", "device": []}\n'
+    units = FakeUnits(tmp_path / "link", said, b"")
+    assert heard_of(units, lambda _heard, lost: lost and units.killed) == [Hello(7), Ready()]
+    assert "worker killed: it sends what no worker does" in caplog.messages
+
+
+def test_the_first_word_is_hello(tmp_path):
+    units = FakeUnits(tmp_path / "link", messages.line(Ready()), b"")
+    assert heard_of(units, lambda _heard, _lost: units.killed) == []
+
+
+def test_a_line_without_end_is_no_memory_of_ours(tmp_path, monkeypatch):
+    monkeypatch.setattr(messages, "LONGEST_REPORT", 1 << 16)
+    units = FakeUnits(tmp_path / "link", messages.line(Hello(7)), *[b"y" * (1 << 14)] * 20, b"")
+    assert heard_of(units, lambda _heard, _lost: units.killed) == [Hello(7)]
+
+
+def test_a_flood_ends(tmp_path, caplog):
+    """While it is read nobody else is served."""
+    flood = messages.line(Ready()) * (child._MESSAGES + 1)
+    units = FakeUnits(tmp_path / "link", messages.line(Hello(7)), flood, b"")
+    heard = heard_of(units, lambda _heard, _lost: units.killed)
+    assert len(heard) == 1 + child._MESSAGES
+    assert any("more than" in str(record.fields["reason"]) for record in caplog.records if hasattr(record, "fields"))
+
+
+def test_one_that_says_nothing_is_killed(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(limits, "HELLO", 0.1)
+    units = FakeUnits(tmp_path / "link", b"")
+    assert heard_of(units, lambda _heard, _lost: units.killed) == []
+    assert "worker killed: it is silent" in caplog.messages
+
+
+def test_a_successor_is_heard(tmp_path):
+    """The link is made anew, and its Hello says what it has."""
+
+    async def run() -> None:
+        units = FakeUnits(tmp_path / "link", messages.line(Hello(-1)), messages.line(Hello(7)), b"")
+        heard: list[messages.Message] = []
+        lost: list[int] = []
+        serve = units._serve
+
+        async def dying(reader, writer) -> None:
+            if len(units._say) == 3:
+                writer.write(units._say.pop(0))
+                await writer.drain()
+                writer.close()
+            else:
+                await serve(reader, writer)
+
+        units._serve = dying  # type: ignore[method-assign]
+        worker = Child(7, units, heard.append, lambda: lost.append(1))
+        worker.begin()
+        await until(lambda: len(heard) == 2, "the successor's Hello")
+        assert heard == [Hello(-1), Hello(7)] and len(lost) == 1
+        worker.send(AskStatus())
+        await until(lambda: len(units.heard) == 1, "what it is asked")
+        await worker.stop()
+        assert units.stopped == 1
+        units.close()
+
+    asyncio.run(asyncio.wait_for(run(), 60))

@@ -13,10 +13,11 @@ from frontend import Frontend
 from serving import serving, status_of
 from waiting import until
 
-from xen_dmabuf import displif, fourcc
 from xen_dmabuf.config import Quota
+from xen_dmabuf.displif import fourcc, wire
+from xen_dmabuf.link.messages import Connected, Disconnected, Failed
 
-OP = displif
+OP = wire
 HUGE = 0xFFFFFFFF
 
 
@@ -125,7 +126,7 @@ def test_framebuffers_that_lie(xen, weston, name, attach):
             if name.startswith("known") and status == 0:
                 pytest.skip("this Weston takes the format")
             assert status < 0, name
-            assert worker.compositor is not None, "the connection survived"
+            assert worker.scene.compositor is not None, "the connection survived"
             good = (1, 1, 64, 48, fourcc.XRGB8888)
             assert await control.call(OP.OP_FB_ATTACH, *good) == 0
 
@@ -187,13 +188,14 @@ def test_a_lying_ring_ends_that_device_only(xen, weston):
             await frontend.show(1, 64, 48)
             frontend.connectors[0].lie(1000)
             await until(lambda: len(worker.messages) > 1, "the failure's report")
-            assert worker.messages[1]["event"] == "failed"
-            assert "1000" in worker.messages[1]["reason"]
-            assert await worker.disconnect(0)
+            failed = worker.messages[1]
+            assert isinstance(failed, Failed) and failed.device == 0 and "1000" in failed.reason
+            await worker.disconnect(0)
+            assert worker.messages[2] == Disconnected(0, True)
             assert xen.mapped == 0 and not xen.bound
             other = Frontend(xen)
-            await worker.connect(1, other.specs)
-            assert worker.messages[-1] == {"event": "connected", "dev": 1}
+            await worker.connect(1, tuple(other.specs))
+            assert worker.messages[-1] == Connected(1)
             assert (await other.buffer(1, 64, 48))[0] == 0
             other.close()
 
@@ -219,7 +221,7 @@ def test_an_event_storm_is_held_off(xen, weston):
     async def run():
         async with serving(xen, weston.socket) as (worker, frontend):
             control = frontend.connectors[0]
-            while not worker.status()["events_throttled"]:
+            while not worker.status().events_throttled:
                 xen.kick(control.spec.req_port)
                 await asyncio.sleep(0)
             loop = asyncio.get_running_loop()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import socket
 
 import pytest
 from handshake_fakes import (  # noqa: F401 (edges is a fixture)
@@ -15,6 +17,7 @@ from handshake_fakes import (  # noqa: F401 (edges is a fixture)
     FRONT,
     FakeChild,
     FakeStore,
+    FakeUnits,
     Mainline,
     connect,
     edges,
@@ -24,12 +27,25 @@ from handshake_fakes import (  # noqa: F401 (edges is a fixture)
 )
 from waiting import until
 
-from xen_dmabuf import supervisor as supervisor_module
-from xen_dmabuf.handshake import Action, Link, State, View, decide
+from xen_dmabuf import limits
+from xen_dmabuf.codec import CodecError
+from xen_dmabuf.config import Config
+from xen_dmabuf.errors import UserError
+from xen_dmabuf.link.messages import (
+    AskStatus,
+    Connect,
+    Disconnect,
+    Held,
+    Hello,
+    Report,
+    WorkerStatus,
+)
+from xen_dmabuf.supervisor.handshake import Action, Link, State, View, decide
+from xen_dmabuf.supervisor.supervisor import Supervisor
 
 
 def test_init_wait_comes_before_the_frontend_or_the_worker_do_anything(monkeypatch):
-    monkeypatch.setattr(FakeChild, "start", lambda *_: asyncio.sleep(60))
+    monkeypatch.setattr(FakeChild, "begin", lambda _: None)
 
     async def run():
         store = FakeStore()
@@ -42,18 +58,7 @@ def test_init_wait_comes_before_the_frontend_or_the_worker_do_anything(monkeypat
 
 
 def test_worker_of_a_domain_that_went_while_it_was_started_is_ended(monkeypatch):
-    started = asyncio.Event()
-
-    async def start(child, *_):
-        child.running = False
-        await started.wait()
-        child.running = True
-
-    async def stop(child):
-        child.stopped = child.running  # as the real one: what isn't started yet can't be stopped
-
-    monkeypatch.setattr(FakeChild, "start", start)
-    monkeypatch.setattr(FakeChild, "stop", stop)
+    monkeypatch.setattr(FakeChild, "begin", lambda _: None)
 
     async def run():
         store = FakeStore()
@@ -64,9 +69,20 @@ def test_worker_of_a_domain_that_went_while_it_was_started_is_ended(monkeypatch)
                 if path.startswith(("/local/domain/3", BACK)):
                     del store.nodes[path]
             store._changed(BACK)
-            await until(lambda: not store.queue, "the watch", 1)
-            started.set()
             await until(lambda: FakeChild.made[0].stopped, "the end of the worker", 1)
+
+    asyncio.run(run())
+
+
+def test_workers_of_domains_that_went_without_a_supervisor_are_ended():
+    async def run():
+        store, units = FakeStore(), FakeUnits()
+        toolstack_creates(store)
+        units.there = {3, 4}
+        async with running(store, units=units) as supervisor:
+            await connect(store)
+            await supervisor._end_strangers()
+            assert units.ended == [4]
 
     asyncio.run(run())
 
@@ -78,31 +94,98 @@ def test_connects_and_hands_over_what_the_frontend_published():
             toolstack_creates(store)
             await connect(store)
             (child,) = FakeChild.made
-            (message,) = [m for m in child.sent if m["op"] == "connect"]
-            first, second = message["connectors"]
-            assert (first["index"], first["name"], first["width"]) == (0, "id0", 640)
-            assert (first["req_ref"], first["req_port"]) == (10, 11)
-            assert (second["evt_ref"], second["evt_port"]) == (112, 113)
+            (message,) = [m for m in child.sent if isinstance(m, Connect)]
+            first, second = message.connectors
+            assert (first.index, first.name, first.width) == (0, "id0", 640)
+            assert (first.req_ref, first.req_port) == (10, 11)
+            assert (second.evt_ref, second.evt_port) == (112, 113)
             assert store.history == ["2", "4"]
 
     asyncio.run(run())
 
 
-def test_restarted_backend_makes_the_frontend_start_over():
+def held() -> Hello:
+    """A worker's word that it has what the frontend of connect() has published."""
+    (message,) = [m for m in FakeChild.made[0].sent if isinstance(m, Connect)]
+    return Hello(3, devices=(Held(0, message.connectors),))
+
+
+def forget_supervisor(store) -> None:
+    """What is left of one that ended, and what its connection to xenstored took along."""
+    assert states(store) == ("4", "4")
+    store.watches.clear()
+    store.queue.clear()
+    store.history.clear()
+
+
+def test_restarted_supervisor_is_not_noticed(monkeypatch):
     async def run():
         store = FakeStore()
         async with running(store):
             toolstack_creates(store)
             front = await connect(store)
-        # kill -9: nobody says anything; the next supervisor finds 4 and 4
-        assert states(store) == ("4", "4")
-        store.watches.clear()
-        store.queue.clear()
-        store.history.clear()
+        forget_supervisor(store)
+        assert not FakeChild.made[0].stopped, "the worker lives on"
+        monkeypatch.setattr(FakeChild, "hello", held())
+        async with running(store) as supervisor:
+            await until(lambda: len(FakeChild.made) == 2, "a link to the worker")
+            await until(lambda: supervisor._domains[3].devices[0].link is Link.UP, "what it has")
+            supervisor.rescan()
+            await until(lambda: not supervisor._scheduled, "another look")
+        assert front.refs == 10 and front.drm and store.history == []
+        assert FakeChild.made[1].count(Connect) == 0
+
+    asyncio.run(run())
+
+
+def test_worker_without_its_state_makes_the_frontend_start_over():
+    """As after a crash of both: the next supervisor finds 4 and 4, and the worker has nothing."""
+
+    async def run():
+        store = FakeStore()
+        async with running(store):
+            toolstack_creates(store)
+            front = await connect(store)
+        forget_supervisor(store)
         async with running(store):
             await until(lambda: front.refs == 20, "a second publication")
             await until(lambda: states(store) == ("4", "4") and front.drm, "the picture's return")
             assert store.history == ["5", "6", "2", "4"]
+
+    asyncio.run(run())
+
+
+def test_nothing_is_said_before_the_worker_has_said_what_it_has(monkeypatch):
+    monkeypatch.setattr(FakeChild, "begin", lambda _: None)
+
+    async def run():
+        store = FakeStore()
+        toolstack_creates(store)
+        front = Mainline(store)
+        front.store.nodes |= {f"{BACK}/state": "4", f"{FRONT}/state": "4"}
+        async with running(store) as supervisor:
+            await until(lambda: 3 in supervisor._domains, "the domain")
+            for _ in range(5):
+                supervisor.rescan()
+                await until(lambda: not supervisor._scheduled, "a step")
+            assert store.history == []
+
+    asyncio.run(run())
+
+
+def test_frontend_that_connected_anew_without_a_supervisor_is_released(monkeypatch):
+    async def run():
+        store = FakeStore()
+        async with running(store):
+            toolstack_creates(store)
+            front = await connect(store)
+        forget_supervisor(store)
+        monkeypatch.setattr(FakeChild, "hello", held())
+        store.nodes[f"{FRONT}/0/req-ring-ref"] = "77"
+        async with running(store):
+            await until(lambda: len(FakeChild.made) == 2, "a link to the worker")
+            await until(lambda: FakeChild.made[1].count(Disconnect) == 1, "the release")
+            await until(lambda: states(store) == ("4", "4") and front.refs == 20, "reconnected")
 
     asyncio.run(run())
 
@@ -127,15 +210,148 @@ def test_restart_recovers_from_every_state(back, front_state):
     asyncio.run(run())
 
 
-def test_worker_that_dies_is_replaced_and_the_frontend_reconnects():
+def test_a_device_that_was_removed_without_a_supervisor_is_released(monkeypatch):
+    async def run():
+        store = FakeStore()
+        async with running(store):
+            toolstack_creates(store)
+            await connect(store)
+        forget_supervisor(store)
+        more = dataclasses.replace(held(), devices=(*held().devices, Held(1, held().devices[0].connectors)))
+        monkeypatch.setattr(FakeChild, "hello", more)
+        async with running(store):
+            await until(lambda: len(FakeChild.made) == 2, "a link to the worker")
+            await until(lambda: FakeChild.made[1].sent == [Disconnect(1)], "the release of the removed one")
+
+    asyncio.run(run())
+
+
+def test_worker_that_dies_and_goes_on_is_not_noticed():
+    async def run():
+        store = FakeStore()
+        async with running(store) as supervisor:
+            toolstack_creates(store)
+            front = await connect(store)
+            (child,) = FakeChild.made
+            child.on_lost()
+            supervisor.rescan()
+            await until(lambda: not supervisor._scheduled, "a step without a worker")
+            child.say(held())
+            await until(lambda: supervisor._domains[3].ready, "the worker")
+            supervisor.rescan()
+            await until(lambda: not supervisor._scheduled, "a step with it")
+            assert store.history == ["2", "4"] and front.refs == 10
+            assert child.count(Connect) == 1
+
+    asyncio.run(run())
+
+
+def test_worker_that_dies_and_has_nothing_makes_the_frontend_reconnect():
     async def run():
         store = FakeStore()
         async with running(store):
             toolstack_creates(store)
             front = await connect(store)
-            FakeChild.made[0].on_exit(-11)
-            await until(lambda: len(FakeChild.made) == 2, "a second worker")
+            (child,) = FakeChild.made
+            child.on_lost()
+            child.say(Hello(-1))
             await until(lambda: states(store) == ("4", "4") and front.refs == 20, "reconnected")
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("asked", [Connect, Disconnect])
+def test_worker_that_does_not_answer_is_ended(monkeypatch, caplog, asked):
+    """A silent worker would keep a dead domain's pages for ever."""
+    monkeypatch.setattr(limits, "LINK", 0.05)
+
+    async def run():
+        store = FakeStore()
+        async with running(store):
+            toolstack_creates(store)
+            monkeypatch.setitem(FakeChild.answers, asked, None)
+            if asked is Disconnect:
+                await connect(store)
+                del store.nodes["/local/domain/3/domid"]
+                store._changed("@releaseDomain")
+                store.queue.append("@releaseDomain")
+            else:
+                Mainline(store).boot()
+            await until(lambda: FakeChild.made and FakeChild.made[0].begun == 2, "the worker's end")
+            assert "worker ended: it does not answer" in caplog.messages
+            if asked is Disconnect:
+                store.remove(FRONT)
+                await until(lambda: states(store)[0] == "6", "Closed, as nothing is held any more")
+
+    asyncio.run(run())
+
+
+def test_worker_that_lies_about_its_domain_is_ended():
+    async def run():
+        store = FakeStore()
+        async with running(store):
+            toolstack_creates(store)
+            await connect(store)
+            with pytest.raises(CodecError, match="says that it is 4's"):
+                FakeChild.made[0].on_message(Hello(4))
+
+    asyncio.run(run())
+
+
+def test_a_fault_in_one_device_spares_the_others(monkeypatch, caplog):
+    """XenStore's error in one step, and a bug in another, drop no step of other devices."""
+
+    async def run():
+        store = FakeStore()
+        read = store.read
+        faults = [OSError(12, "XenStore"), RuntimeError("a bug")]
+
+        def failing(path):
+            if "/vdispl/2/0/state" in path and faults:
+                raise faults.pop()
+            return read(path)
+
+        monkeypatch.setattr(store, "read", failing)
+        async with running(store):
+            store.nodes["/local/domain/0/backend/vdispl/2/0/state"] = "1"
+            toolstack_creates(store)
+            await connect(store)
+            assert "step of a device failed" in caplog.messages
+            await until(lambda: not faults and any(c.domid == 2 for c in FakeChild.made), "a retry")
+
+    asyncio.run(run())
+
+
+def test_watch_of_a_device_that_could_not_be_made_is_given_back(monkeypatch):
+    async def run():
+        store = FakeStore()
+        fault = [OSError(12, "XenStore")]
+        write = store.write_where
+
+        def failing(*words):
+            if fault:
+                raise fault.pop()
+            return write(*words)
+
+        monkeypatch.setattr(store, "write_where", failing)
+        async with running(store):
+            toolstack_creates(store)
+            await connect(store)
+            assert store.watches.count(f"{FRONT}/state") == 1
+
+    asyncio.run(run())
+
+
+def test_a_removed_backend_node_is_not_made_again():
+    async def run():
+        store = FakeStore()
+        async with running(store) as supervisor:
+            toolstack_creates(store)
+            await connect(store)
+            device = supervisor._domains[3].devices[0]
+            del store.nodes[f"{BACK}/state"]
+            device._write("state", "5")
+            assert f"{BACK}/state" not in store.nodes
 
     asyncio.run(run())
 
@@ -149,27 +365,27 @@ def test_a_worker_that_does_not_answer_is_waited_for_once(monkeypatch):
             toolstack_creates(store)
             await connect(store)
             (child,) = FakeChild.made
-            monkeypatch.setattr(supervisor_module, "_STATUS_SECONDS", 0.05)
+            monkeypatch.setattr(limits, "STATUS", 0.05)
             for _ in range(2):
                 (domain,) = (await supervisor.status())["domains"]
-                assert domain["worker"] == "not answering" and "driver" not in domain
-                assert child.sent.count({"op": "status"}) == 1
-                monkeypatch.setattr(supervisor_module, "_STATUS_SECONDS", 60)
+                assert domain["worker"] == "not answering" and domain["driver"] == ""
+                assert child.count(AskStatus) == 1
+                monkeypatch.setattr(limits, "STATUS", 60)
             (summary,) = (await supervisor.domains())["domains"]
-            assert summary == domain
+            assert summary.items() <= domain.items()
 
-            child.on_message({"event": "status", "status": {"driver": "late"}})
+            child.say(Report(WorkerStatus(driver="late")))
             question = asyncio.create_task(supervisor.status())
-            await until(lambda: child.sent.count({"op": "status"}) == 2, "another question", 1)
-            child.on_message({"event": "status", "status": {"driver": "new"}})
+            await until(lambda: child.count(AskStatus) == 2, "another question", 1)
+            child.say(Report(WorkerStatus(driver="new")))
             (domain,) = (await question)["domains"]
             assert domain["worker"] == "ready" and domain["driver"] == "new"
-            with pytest.raises(ValueError, match="nobody asked"):
-                child.on_message({"event": "status", "status": {"driver": "again"}})
+            with pytest.raises(CodecError, match="nobody asked"):
+                child.say(Report(WorkerStatus(driver="again")))
 
             question = asyncio.create_task(supervisor.status())
-            await until(lambda: child.sent.count({"op": "status"}) == 3, "another question", 1)
-            child.on_exit(-9)  # nobody waits for the dead
+            await until(lambda: child.count(AskStatus) == 3, "another question", 1)
+            child.on_lost()  # nobody waits for the dead
             (domain,) = (await question)["domains"]
             assert domain["worker"] == "starting"
 
@@ -206,7 +422,7 @@ def test_toolstack_removes_the_device():
             store.write(f"{BACK}/online", "0")
             store.write(f"{BACK}/state", "5")
             await until(lambda: states(store)[0] == "6", "Closed")
-            assert FakeChild.made[0].sent[-1]["op"] == "disconnect"
+            assert isinstance(FakeChild.made[0].sent[-1], Disconnect)
             store.remove(BACK)
             await until(lambda: FakeChild.made[0].stopped, "the worker's end")
             assert supervisor._domains == {}
@@ -225,7 +441,7 @@ def test_domain_gone_without_a_toolstack():
             del store.nodes["/local/domain/3/domid"]
             supervisor.rescan()  # what @releaseDomain does
             await until(lambda: states(store)[0] == "6", "Closed")
-            assert FakeChild.made[0].sent[-1]["op"] == "disconnect"
+            assert isinstance(FakeChild.made[0].sent[-1], Disconnect)
 
     asyncio.run(run())
 
@@ -284,7 +500,7 @@ def test_xenstore_garbage_is_refused_and_repairable(node, value):
             await until(lambda: states(store)[0] == "6", "Closed")
             error = store.read("/local/domain/0/error/backend/vdispl/3/0/error")
             assert node.split("/")[-1].replace("evt-ring", "ring") in error
-            assert all(message["op"] != "connect" for message in FakeChild.made[0].sent)
+            assert FakeChild.made[0].count(Connect) == 0
 
     asyncio.run(run())
 
@@ -298,7 +514,7 @@ def test_state_garbage_disconnects():
             store.on_change = lambda path: None
             for garbage in ("x" * 3000, "99", "-1", ""):
                 store.write(f"{FRONT}/state", garbage)
-                await until(lambda: FakeChild.made[0].sent[-1]["op"] == "disconnect", "release")
+                await until(lambda: isinstance(FakeChild.made[0].sent[-1], Disconnect), "release")
             await until(lambda: states(store)[0] == "2", "InitWait")
 
     asyncio.run(run())
@@ -321,16 +537,43 @@ def test_frontend_that_reconnects_without_end_has_to_wait(monkeypatch):
         async with running(store):
             toolstack_creates(store)
             front = await connect(store)
-            connects = FakeChild.made[0].sent
             for _ in range(20):
                 front.drm = False
                 front._say(1)
                 with contextlib.suppress(AssertionError):
                     await until(lambda: states(store) == ("4", "4"), "Connected", 0.1)
-            assert sum(message["op"] == "connect" for message in connects) == 5
+            assert FakeChild.made[0].count(Connect) == 5
             assert timers.count("_retry_now") == 1
 
     asyncio.run(run())
+
+
+def test_a_lost_xenstore_ends_the_supervisor_with_a_reason(monkeypatch, tmp_path):
+    """It would be told for ever that there is something to read; the next one connects anew."""
+    left, right = socket.socketpair()
+
+    async def run():
+        store = FakeStore()
+        monkeypatch.setattr(store, "fileno", left.fileno, raising=False)
+        config = dataclasses.replace(Config(), control_socket=str(tmp_path / "control.sock"))
+        supervisor = Supervisor(config, store, lambda: config, FakeUnits())
+        task = asyncio.create_task(supervisor.run())
+        toolstack_creates(store)
+        right.send(b"watch")
+        await until(lambda: FakeChild.made, "the worker")
+        left.recv(16)
+
+        def lost():
+            raise OSError(107, "XenStore")
+
+        monkeypatch.setattr(store, "fired", lost)
+        right.send(b"end")
+        with pytest.raises(UserError, match="XenStore's connection is lost"):
+            await asyncio.wait_for(task, 10)
+        assert FakeChild.made[0].left and not FakeChild.made[0].stopped, "workers go on"
+
+    with left, right:
+        asyncio.run(run())
 
 
 def test_decision_is_total_and_reaches_rest():

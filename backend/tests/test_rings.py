@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xen_dmabuf import displif, gref
+from xen_dmabuf.displif import directory, edid, wire
+from xen_dmabuf.displif.ring import EventPage, RequestRing, RingError
 from xen_dmabuf.errors import RequestError
-from xen_dmabuf.ring import EventPage, RequestRing, RingError
 
 U32 = st.integers(0, 0xFFFFFFFF)
 NEAR_WRAP = st.one_of(st.integers(0, 100), st.integers(0xFFFFFF80, 0xFFFFFFFF), U32)
@@ -173,7 +173,7 @@ def test_event_ids_wrap_at_16_bits():
 
 @given(packet=st.binary(min_size=64, max_size=64))
 def test_any_packet_parses(packet):
-    request = displif.parse_request(packet)
+    request = wire.parse_request(packet)
     assert request.operation == packet[2]
     assert (request.body is None) == (request.operation not in range(0x10, 0x17))
 
@@ -181,27 +181,27 @@ def test_any_packet_parses(packet):
 def test_packets_have_the_header_files_offsets():
     """Offsets as drawn in xen/io/displif.h."""
     packet = bytearray(64)
-    packet[2] = displif.OP_DBUF_CREATE
+    packet[2] = wire.OP_DBUF_CREATE
     for offset, value in ((8, 1), (12, 0), (16, 3), (20, 4), (24, 5), (28, 6), (32, 7), (36, 8)):
         struct.pack_into("<I", packet, offset, value)
     struct.pack_into("<I", packet, 40, 9)
-    body = displif.parse_request(bytes(packet)).body
-    assert body == displif.DbufCreate(1, 3, 4, 5, 6, 7, 8, 9)
-    response = displif.pack_response(0x1234, displif.OP_GET_EDID, -22, 128)
+    body = wire.parse_request(bytes(packet)).body
+    assert body == wire.DbufCreate(1, 3, 4, 5, 6, 7, 8, 9)
+    response = wire.pack_response(0x1234, wire.OP_GET_EDID, -22, 128)
     assert len(response) == 64
-    assert struct.unpack_from("<HB", response) == (0x1234, displif.OP_GET_EDID)
+    assert struct.unpack_from("<HB", response) == (0x1234, wire.OP_GET_EDID)
     assert struct.unpack_from("<iI", response, 4) == (-22, 128)
-    assert len(displif.pack_flip_event(0x12345, 1)) == 64
+    assert len(wire.pack_flip_event(0x12345, 1)) == 64
 
 
 @given(width=st.integers(1, 16384), height=st.integers(1, 16384), name=st.text(max_size=40))
 def test_edid_is_valid(width, height, name):
-    edid = displif.build_edid(width, height, name)
-    assert len(edid) == 128 and sum(edid) % 256 == 0
-    assert edid[8:10] == bytes(((24 << 2) | (5 >> 3), (5 & 7) << 5 | 14))  # "XEN"
-    assert edid[56] | (edid[58] & 0xF0) << 4 == min(width, 4095)
-    assert edid[59] | (edid[61] & 0xF0) << 4 == min(height, 4095)
-    assert edid[72:76] == bytes((0, 0, 0, 0xFC))
+    block = edid.build_edid(width, height, name)
+    assert len(block) == 128 and sum(block) % 256 == 0
+    assert block[8:10] == bytes(((24 << 2) | (5 >> 3), (5 & 7) << 5 | 14))  # "XEN"
+    assert block[56] | (block[58] & 0xF0) << 4 == min(width, 4095)
+    assert block[59] | (block[61] & 0xF0) << 4 == min(height, 4095)
+    assert block[72:76] == bytes((0, 0, 0, 0xFC))
 
 
 class Directory:
@@ -227,22 +227,20 @@ def test_an_honest_directory_is_read_whole(count):
         for number, start in enumerate(starts)
     }
     read = Directory(pages)
-    assert gref.read_directory(read, 1, count) == refs
+    assert directory.read_directory(read, 1, count) == refs
     assert read.reads == len(starts)
 
 
 @given(
-    pages=st.dictionaries(
-        st.integers(1, 8), st.lists(st.integers(0, 40), min_size=1, max_size=1024), max_size=8
-    ),
+    pages=st.dictionaries(st.integers(1, 8), st.lists(st.integers(0, 40), min_size=1, max_size=1024), max_size=8),
     count=st.integers(1, 5000),
 )
 def test_any_directory_ends_within_the_pages_needed(pages, count):
     read = Directory(pages)
     try:
-        refs = gref.read_directory(read, 1, count)
+        refs = directory.read_directory(read, 1, count)
     except (RequestError, OSError):
         pass
     else:
         assert len(refs) == len(set(refs)) == count and 0 not in refs
-    assert read.reads <= -(-count // gref.REFS_PER_PAGE)
+    assert read.reads <= -(-count // directory.REFS_PER_PAGE)

@@ -1,38 +1,62 @@
 # SPDX-License-Identifier: MIT
-"""Configuration, log, control socket, command line, installed files."""
+"""Configuration, log, control socket, command line, checks, installed files."""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import dataclasses
+import grp
 import json
 import logging
 import os
+import re
+import shutil
+import signal
+import subprocess
 import tomllib
+import typing
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from xen_dmabuf import cli, config, drm, log, xenstore
-from xen_dmabuf.control import ControlServer
+from xen_dmabuf import config, log
+from xen_dmabuf.cli import check
+from xen_dmabuf.cli import main as cli
+from xen_dmabuf.cli.query import ask
+from xen_dmabuf.codec import CodecError, decode, encode
 from xen_dmabuf.errors import UserError
-from xen_dmabuf.query import ask
-from xen_dmabuf.report import status_lines
+from xen_dmabuf.supervisor import xenstore
+from xen_dmabuf.supervisor.control import ControlServer
+from xen_dmabuf.worker import gpu
 
 DATA = Path(__file__).parent.parent / "data"
 
 
-def test_shipped_configuration_is_the_defaults():
+@pytest.fixture
+def parse(tmp_path):
+    """The configuration of a file with this text."""
+    path = tmp_path / "backend.toml"
+
+    def load(text: str) -> config.Config:
+        path.write_text(text)
+        return config.load(str(path), must_exist=True)
+
+    return load
+
+
+def test_shipped_configuration_is_the_defaults(parse):
     text = (DATA / "backend.toml").read_text()
-    assert config.parse(text) == config.Config()
+    assert parse(text) == config.Config()
     # with every commented key switched on, too: the comments show the true defaults
     lines = (line.removeprefix("#") if "=" in line else line for line in text.split("\n"))
     switched_on = "\n".join(line for line in lines if not line.startswith("#"))
-    kinds = (config.Display, config.Gpu, config.Quota, config.Worker)
+    kinds = (config.Display, config.Gpu, config.Quota)
     keys = 2 + sum(len(dataclasses.fields(kind)) for kind in kinds)
     assert switched_on.count(" = ") == keys
-    assert config.parse(switched_on) == config.Config()
+    assert parse(switched_on) == config.Config()
 
 
 @pytest.mark.parametrize(
@@ -53,17 +77,37 @@ def test_shipped_configuration_is_the_defaults():
         ("log_level =", "TOML"),
     ],
 )
-def test_wrong_configuration_names_the_key(text, key):
-    with pytest.raises(UserError, match=key.replace(".", r"\.")):
-        config.parse(text)
+def test_wrong_configuration_names_file_and_key(parse, text, key):
+    with pytest.raises(UserError, match=rf"backend\.toml: .*{re.escape(key)}"):
+        parse(text)
 
 
-def test_tables_of_one_domain_start_from_the_default():
-    parsed = config.parse("[quota.default]\npages = 7\n[quota.domu]\nbuffers = 3")
+def test_tables_of_one_domain_start_from_the_default(parse):
+    parsed = parse("[quota.default]\npages = 7\n[quota.domu]\nbuffers = 3")
     assert parsed.quota_for("domu") == config.Quota(pages=7, buffers=3)
     assert parsed.quota_for("other") == config.Quota(pages=7)
-    again = config.parse_plain(json.loads(json.dumps(config.to_plain(parsed))))
-    assert again == parsed
+    assert decode(config.Config, json.loads(json.dumps(encode(parsed)))) == parsed
+
+
+def test_drop_ins_come_after_the_file_in_the_order_of_their_names(parse, tmp_path):
+    folder = tmp_path / "backend.toml.d"
+    folder.mkdir()
+    (folder / "2.toml").write_text("[quota.domu]\npages = 9")
+    (folder / "1.toml").write_text("[quota.domu]\npages = 8\nbuffers = 2")
+    (folder / "0.off").write_text("no TOML")
+    text = "log_level = 'debug'\n[quota.default]\nwidth = 640"
+    assert parse(text).quota_for("domu") == config.Quota(buffers=2, pages=9, width=640)
+    assert parse(text).log_level == "debug"
+    (folder / "3.toml").write_text("[quota.domu]\npages = 0")
+    with pytest.raises(UserError, match=r"3\.toml: quota\.domu\.pages"):
+        parse(text)
+
+
+def test_a_configuration_without_the_default_tables_is_none():
+    """A file always has them; what a worker reads may be no file's."""
+    for name in ("gpu", "quota"):
+        with pytest.raises(CodecError, match=f"{name}.*default"):
+            decode(config.Config, {name: {"domu": {}}})
 
 
 def test_missing_configuration(tmp_path):
@@ -100,7 +144,7 @@ def test_control_socket(tmp_path):
         return {"domains": []}
 
     async def run():
-        async with ControlServer(path, {"status": status, "domains": domains}):
+        async with ControlServer(path, {"status": status, "domains": domains}, {}):
             assert os.stat(path).st_mode & 0o777 == 0o600
             for request in (status, domains):
                 assert await asyncio.to_thread(ask, path, request.__name__) == await request()
@@ -111,23 +155,6 @@ def test_control_socket(tmp_path):
     asyncio.run(run())
     with pytest.raises(UserError, match="service running"):
         ask(path, "status")
-
-
-def test_status_for_people():
-    connector = dict.fromkeys(
-        ("name", "width", "height", "flips_requested", "flips_shown", "flips_not_shown"), 1
-    ) | {"requests_refused": 0}
-    buffer = {"cookie": 16, "width": 1, "height": 1, "formats": ["XR24"], "stride": 4}
-    buffer |= {"strategy": "map", "allocator": "gbm", "why": "first"}
-    device = {"device": 0, "link": "up", "reason": "", "connectors": [connector]}
-    domain = {"name": "domu", "domid": 3, "pid": 7, "worker": "ready", "caches": "as they are"}
-    domain["devices"] = [device | {"buffers": [buffer]}]
-    totals = {"domains": 1, "pixel_bytes_copied": 5}
-    text = "\n".join(status_lines({"domains": [domain], "totals": totals}))
-    assert "domu (domid 3)" in text and "map (gbm), first" in text and "caches: as they are" in text and "5 octets" in text
-    buffer["why"] = "\x1b]0;title\x07\n"
-    lines = list(status_lines({"domains": [domain], "totals": totals}))
-    assert len(lines) == 6 and all(line.isprintable() for line in lines)
 
 
 def test_command_line(tmp_path, capsys):
@@ -142,21 +169,220 @@ def test_command_line(tmp_path, capsys):
 
 
 def test_the_compositors_card_is_chosen():
-    first = drm.Card("/dev/dri/card0", "a", connected=False)
-    second = drm.Card("/dev/dri/card1", "b", connected=True)
-    assert drm.choose([first, second], None) is second
-    assert drm.choose([first, second], "/dev/dri/card0") is first
-    assert drm.choose([first], "/dev/dri/card7") is first
+    first = gpu.Card("/dev/dri/card0", "a", connected=False)
+    second = gpu.Card("/dev/dri/card1", "b", connected=True)
+    assert gpu.choose([first, second], None) is second
+    assert gpu.choose([first, second], "/dev/dri/card0") is first
+    assert gpu.choose([first], "/dev/dri/card7") is first
     with pytest.raises(UserError, match="/dev/dri"):
-        drm.choose([], None)
+        gpu.choose([], None)
 
 
 def test_installed_files_are_listed():
     entries = tomllib.loads((DATA / "INSTALL.toml").read_text())["file"]
     sources = {entry["source"] for entry in entries}
-    there = {path.name for path in DATA.iterdir()} - {"INSTALL.toml"}
+    files = (path for path in DATA.rglob("*") if path.is_file())
+    there = {str(path.relative_to(DATA)) for path in files} - {"INSTALL.toml"}
     assert sources == there
     assert all(entry["destination"].startswith("/") for entry in entries)
+
+
+# -- checks
+
+
+def groups_are(monkeypatch, **gids: int) -> None:
+    """These are the groups of the system."""
+
+    def getgrnam(name: str):
+        return SimpleNamespace(gr_gid=gids[name])
+
+    monkeypatch.setattr(grp, "getgrnam", getgrnam)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="LOUD: not root; a worker's rights are NOT tried")
+def test_root_checks_with_a_workers_rights(monkeypatch, capfd, tmp_path):
+    """A node that only root can open is missing for a worker."""
+    groups_are(monkeypatch, **{"xen-dmabuf": 4711, "wayland": 4712, "video": 44, "render": 106})
+    node = tmp_path / "gntdev"
+    node.touch(0o600)
+    tmp_path.chmod(0o755)
+
+    def can_open(_config) -> str:
+        os.close(os.open(node, os.O_RDONLY))
+        return "can be opened"
+
+    def who(_config) -> str:
+        return f"{os.getresuid()} {os.getresgid()} {sorted(os.getgroups())}"
+
+    monkeypatch.setattr(check, "_SUPERVISORS", {"XenStore": who})
+    monkeypatch.setattr(check, "_WORKERS", {"who": who, "grant device": can_open})
+    assert check.run_checks(config.Config()) == 1
+    root, worker, device = capfd.readouterr().out.splitlines()
+    assert root.startswith("ok      XenStore: (0, 0, 0)")
+    assert worker == f"ok      who: {(65534,) * 3} {(65534,) * 3} [44, 106, 4711, 4712]"
+    assert device.startswith("MISSING grant device: [Errno 13]") and "udev rule" in device
+    assert (os.geteuid(), os.getegid()) == (0, 0)
+
+
+@pytest.fixture
+def as_root(monkeypatch):
+    """What root's calls are given is printed, by whoever runs this."""
+    for name in ("setgroups", "setgid", "setuid"):
+        monkeypatch.setattr(os, name, lambda value, name=name: print(name, value))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(check, "_SUPERVISORS", {})
+
+
+def test_a_group_that_is_missing_is_named(monkeypatch, capfd, as_root):
+    groups_are(monkeypatch, video=44, render=106)
+    monkeypatch.setattr(check, "_WORKERS", {"all": lambda _: "fine"})
+    assert check.run_checks(config.Config()) == 1
+    first, second, *rest = capfd.readouterr().out.splitlines()
+    assert first.startswith("MISSING group xen-dmabuf:") and "systemd-sysusers" in first
+    assert second.startswith("MISSING group wayland:")
+    calls = ["setgroups [44, 106]", "setgid 65534", "setuid 65534"]
+    assert rest == [*calls, "ok      all: fine"]
+
+
+@pytest.mark.parametrize("found", [{}, {"XenStore": lambda _: "connected"}])
+def test_checks_that_hold_are_a_success(monkeypatch, capfd, as_root, found):
+    groups_are(monkeypatch, **dict.fromkeys(check.GROUPS, 5))
+    monkeypatch.setattr(check, "_SUPERVISORS", found)
+    monkeypatch.setattr(check, "_WORKERS", {"all": lambda _: "fine"})
+    assert check.run_checks(config.Config()) == 0
+    assert "MISSING" not in capfd.readouterr().out
+
+
+def test_a_check_that_dies_is_a_failure(monkeypatch, capfd, as_root):
+    """A vendor's library may do that."""
+    groups_are(monkeypatch, **dict.fromkeys(check.GROUPS, 5))
+    dies = {"GPU": lambda _: os.kill(os.getpid(), signal.SIGKILL)}
+    monkeypatch.setattr(check, "_WORKERS", dies)
+    assert check.run_checks(config.Config()) == 1
+    assert "MISSING the rest: SIGKILL ended a check" in capfd.readouterr().out
+
+
+def test_a_check_tries_the_groups_of_the_unit():
+    unit = (DATA / "systemd/xen-dmabuf-worker@.service").read_text()
+    groups = re.search(r"^SupplementaryGroups=(.*)$", unit, re.M)[1]
+    assert tuple(groups.split()) == check.GROUPS
+    sysusers = (DATA / "xen-dmabuf.sysusers").read_text()
+    assert set(re.findall(r"^g (\S+)", sysusers, re.M)) == set(check.GROUPS)
+
+
+# -- manual pages and completion
+
+
+def pages() -> list[Path]:
+    return sorted((DATA / "man").glob("*"))
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    """The parsers of all commands, and that of the program under an empty name."""
+    parser = cli.make_parser()
+    (action,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    return {"": parser, **action.choices}
+
+
+def options(parser: argparse.ArgumentParser) -> Iterator[str]:
+    for action in parser._actions:
+        yield from (name for name in action.option_strings if name.startswith("--"))
+
+
+def described(page: str) -> set[str]:
+    """What the tagged lists of a page explain, and the synopsis of the command."""
+    text = (DATA / "man" / page).read_text().replace(r"\-", "-")
+    items = re.findall(r"^\.It (.*)$", text, re.M)
+    return {word for item in items for word in re.findall(r"[\w-]+", item)}
+
+
+def test_every_command_and_option_is_in_the_manual():
+    parsers = commands()
+    explained = described("xen-dmabuf-backend.1")
+    assert set(parsers) - {""} <= explained
+    long = {name.removeprefix("-") for parser in parsers.values() for name in options(parser)}
+    assert {"-socket", "-watch", "-for"} <= long
+    assert long <= explained  # mdoc's Fl writes the first hyphen
+    synopsis = (DATA / "man/xen-dmabuf-backend.1").read_text().replace(r"\-", "-")
+    synopsis = synopsis.split(".Sh SYNOPSIS\n")[1].split(".Sh ")[0]
+    for name, parser in parsers.items():
+        (block,) = (b for b in synopsis.split(".Nm\n") if b.startswith(f".Cm {name}\n" if name else ".Fl"))
+        named = {f"-{word}" for word in re.findall(r"Fl (-[\w-]+)", block)}
+        assert named == set(options(parser)) - ({"--help"} if name else set()), name
+
+
+def keys(kind: type) -> Iterator[str]:
+    """Every key of the configuration."""
+    for name, hint in typing.get_type_hints(kind).items():
+        inner = (typing.get_args(hint) or (hint,))[-1]
+        if dataclasses.is_dataclass(inner):
+            yield from keys(inner)
+        else:
+            yield name
+
+
+def test_every_key_is_in_the_manual_with_its_default():
+    text = (DATA / "man/backend.toml.5").read_text()
+    assert {"log_level", "hidden_flips_per_second", "strategies", "pages"} <= set(keys(config.Config))
+    found = dict(re.findall(r'^\.It Cm (\w+) No "?= (.*?)"?$', text, re.M))
+    assert set(found) == set(keys(config.Config))
+    shipped = (DATA / "backend.toml").read_text()
+    assert {k: v.replace(r"\(dq", '"') for k, v in found.items()} == dict(re.findall(r"^#(\w+) = (.*)$", shipped, re.M))
+
+
+def test_the_units_and_pages_name_pages_that_are_there():
+    there = {path.name for path in pages()}
+    for unit in (DATA / "systemd").iterdir():
+        named = re.findall(r"man:([\w.@-]+)\((\d)\)", unit.read_text())
+        assert named and {f"{page}.{section}" for page, section in named} <= there, unit
+    for path in pages():
+        named = {".".join(words) for words in re.findall(r"^\.Xr (\S+) (\d)", path.read_text(), re.M)}
+        own = {name for name in named if name.startswith(("xen-dmabuf", "backend"))}
+        assert own == there - {path.name}
+
+
+@pytest.mark.parametrize("path", pages(), ids=lambda path: path.name)
+def test_pages_have_no_fault(path):
+    if not shutil.which("mandoc"):
+        pytest.skip("LOUD: mandoc is not installed; the manual pages are NOT checked")
+    done = subprocess.run(["mandoc", "-T", "lint", path], capture_output=True, text=True, check=False)
+    faults = [line for line in done.stdout.splitlines() if "referenced manual not found" not in line]
+    assert faults == []
+
+
+def completed(*words: str) -> set[str]:
+    """What bash offers for the last of the words."""
+    script = """
+        source "$1"; shift
+        COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+        _xen_dmabuf_backend
+        printf '%s\\n' "${COMPREPLY[@]}"
+    """
+    file = DATA / "completion/xen-dmabuf-backend"
+    done = subprocess.run(
+        ["bash", "-c", script, "bash", file, "xen-dmabuf-backend", *words],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    return set(done.stdout.split())
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="LOUD: no bash; its completion is NOT tested")
+def test_bash_completes_commands_options_and_choices():
+    parsers = commands()
+    assert completed("") == {*parsers, *options(parsers[""])} - {""}
+    assert completed("st") == {"status"}
+    for name, parser in parsers.items():
+        if not name:
+            continue
+        assert completed(name, "--") == set(options(parser)), name
+        for action in parser._actions:
+            if action.option_strings and action.choices:
+                assert completed(name, action.option_strings[0], "") == set(action.choices)
+            elif action.option_strings and action.nargs is None:
+                assert completed(name, action.option_strings[0], "") == set()
 
 
 @pytest.mark.parametrize("end", [None, OSError(11, "Resource temporarily unavailable")])

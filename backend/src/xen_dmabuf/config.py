@@ -1,34 +1,35 @@
 # SPDX-License-Identifier: MIT
-"""The configuration file, /etc/xen-dmabuf/backend.toml, as frozen dataclasses.
+"""The configuration, /etc/xen-dmabuf/backend.toml and drop-ins, as frozen dataclasses.
 
-Unknown tables and keys, wrong types and values out of range are a UserError that names the key.
-data/backend.toml comments every key.
+Unknown tables and keys, wrong types and values out of range are a UserError that names file and
+key. data/backend.toml comments every key.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from .codec import CodecError, choice, decode, number
 from .errors import UserError
 
 STRATEGIES = ("map", "export", "copy")
 ALLOCATORS = ("gbm", "dumb")
 CACHES = ("auto", "always", "never")
 SCALES = ("down", "fit")
+LEVELS = ("debug", "info", "warning", "error")
 
 
 @dataclass(frozen=True)
 class Quota:
-    """What one DomU may hold at once; pages are of 4096 octets."""
+    """What one DomU may hold at once; pages are of 4096 bytes."""
 
-    connectors: int = 4
-    buffers: int = 64
-    pages: int = 65536
-    width: int = 8192
-    height: int = 8192
+    connectors: int = number(4, low=1, high=16)
+    buffers: int = number(64, low=1, high=4096)
+    pages: int = number(65536, low=1, high=1 << 20)
+    width: int = number(8192, low=1, high=16384)
+    height: int = number(8192, low=1, high=16384)
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class Display:
 
     socket: str = "/run/wayland-0"
     app_id: str = "xen-dmabuf"
-    scale: str = "down"
-    hidden_flips_per_second: int = 10
+    scale: str = choice("down", SCALES)
+    hidden_flips_per_second: int = number(10, low=1, high=60)
 
 
 @dataclass(frozen=True)
@@ -47,28 +48,24 @@ class Gpu:
     CPU's caches are written back before the GPU reads."""
 
     device: str = ""
-    strategies: tuple[str, ...] = STRATEGIES
-    allocators: tuple[str, ...] = ALLOCATORS
-    caches: str = "auto"
-
-
-@dataclass(frozen=True)
-class Worker:
-    """The account that a worker runs as."""
-
-    user: str = "xen-dmabuf"
-    group: str = "xen-dmabuf"
-    groups: tuple[str, ...] = ("wayland", "video", "render")
+    strategies: tuple[str, ...] = choice(STRATEGIES, STRATEGIES)
+    allocators: tuple[str, ...] = choice(ALLOCATORS, ALLOCATORS)
+    caches: str = choice("auto", CACHES)
 
 
 @dataclass(frozen=True)
 class Config:
-    log_level: str = "info"
+    log_level: str = choice("info", LEVELS)
     control_socket: str = "/run/xen-dmabuf/control.sock"
     display: Display = field(default_factory=Display)
     gpu: dict[str, Gpu] = field(default_factory=lambda: {"default": Gpu()})
     quota: dict[str, Quota] = field(default_factory=lambda: {"default": Quota()})
-    worker: Worker = field(default_factory=Worker)
+
+    def __post_init__(self) -> None:
+        """A stored state or a message may lack what a file gets by itself: CodecError."""
+        for name in _NAMED:
+            if "default" not in getattr(self, name):
+                raise CodecError(f'{name}: the table "default" is missing')
 
     def gpu_for(self, driver: str) -> Gpu:
         """The table [gpu.<driver>], else [gpu.default]."""
@@ -79,123 +76,58 @@ class Config:
         return self.quota.get(domain, self.quota["default"])
 
 
-_CHOICES = {
-    "log_level": ("debug", "info", "warning", "error"),
-    "scale": SCALES,
-    "strategies": STRATEGIES,
-    "allocators": ALLOCATORS,
-    "caches": CACHES,
-}
-_LIMITS = {
-    "connectors": (1, 16),
-    "buffers": (1, 4096),
-    "pages": (1, 1 << 20),
-    "width": (1, 16384),
-    "height": (1, 16384),
-    "hidden_flips_per_second": (1, 60),
-}
+_NAMED = ("gpu", "quota")
+"""Tables of tables, of which each starts from the one named default."""
 
 
-def _check(key: str, name: str, value: object, kind: type) -> object:
-    """``value`` of the type of the dataclass's default, with lists made tuples."""
-    if kind is tuple:
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise UserError(f"{key}: a list of strings is expected, not {value!r}")
-    elif not isinstance(value, kind) or isinstance(value, bool):
-        raise UserError(f"{key}: {kind.__name__} is expected, not {value!r}")
-    if name in _LIMITS:
-        low, high = _LIMITS[name]
-        if not low <= value <= high:  # type: ignore[operator]
-            raise UserError(f"{key}: {value} is not within {low} to {high}")
-    if name in _CHOICES:
-        items = value if isinstance(value, list) else [value]
-        wrong = [item for item in items if item not in _CHOICES[name]]
-        if wrong or not items:
-            raise UserError(f"{key}: {wrong or 'empty'}: choose from {', '.join(_CHOICES[name])}")
-    return tuple(value) if isinstance(value, list) else value
+def _read(path: Path) -> dict[str, Any]:
+    """A file's plain data, which is valid by itself; UserError names the file."""
+    import tomllib  # here, as a worker never reads one
 
-
-def _table(kind: type, prefix: str, data: object, base: object | None = None):
-    """A dataclass from a TOML table; keys that are absent keep ``base``'s value."""
-    if not isinstance(data, dict):
-        raise UserError(f"{prefix}: a table is expected, not {data!r}")
-    base = kind() if base is None else base
-    known = {item.name: getattr(base, item.name) for item in dataclasses.fields(kind)}
-    changes = {}
-    for name, value in data.items():
-        key = f"{prefix}.{name}" if prefix else name
-        if name not in known:
-            raise UserError(f"{key}: unknown key; known here are {', '.join(known)}")
-        changes[name] = _check(key, name, value, type(known[name]))
-    return dataclasses.replace(base, **changes)
-
-
-def _named_tables(kind: type, prefix: str, data: object) -> dict:
-    """[prefix.default] and [prefix.<name>], the latter starting from the former."""
-    if not isinstance(data, dict):
-        raise UserError(f"{prefix}: tables [{prefix}.default] … are expected, not {data!r}")
-    default = _table(kind, f"{prefix}.default", data.get("default", {}))
-    tables = {"default": default}
-    for name, value in data.items():
-        tables[name] = _table(kind, f"{prefix}.{name}", value, default)
-    return tables
-
-
-def parse(text: str) -> Config:
-    """UserError names the key and what is allowed."""
     try:
-        data = tomllib.loads(text)
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        _decode(data)
     except tomllib.TOMLDecodeError as error:
-        raise UserError(f"not valid TOML: {error}") from error
-    parts = {
-        "display": lambda table: _table(Display, "display", table),
-        "worker": lambda table: _table(Worker, "worker", table),
-        "gpu": lambda table: _named_tables(Gpu, "gpu", table),
-        "quota": lambda table: _named_tables(Quota, "quota", table),
-    }
-    built = {name: make(data.pop(name)) for name, make in parts.items() if name in data}
-    top = {"log_level": str, "control_socket": str}
-    for name, value in data.items():
-        if name not in top:
-            known = ", ".join([*top, *parts])
-            raise UserError(f"{name}: unknown key or table; known are {known}")
-        built[name] = _check(name, name, value, top[name])
-    return Config(**built)
+        raise UserError(f"{path}: not valid TOML: {error}") from error
+    except (OSError, UnicodeDecodeError, CodecError) as error:
+        raise UserError(f"{path}: {error}") from error
+    return data
+
+
+def _decode(data: dict[str, Any]) -> Config:
+    """CodecError names the key and what is allowed."""
+    data = dict(data)
+    for name in _NAMED:
+        tables = data.get(name, {})
+        if isinstance(tables, dict) and all(isinstance(table, dict) for table in tables.values()):
+            default = tables.get("default", {})
+            merged = {key: default | table for key, table in tables.items()}
+            data[name] = {"default": default} | merged
+    config: Config = decode(Config, data)
+    return config
+
+
+def _merge(base: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """``more`` over ``base``, table by table."""
+    merged = dict(base)
+    for key, value in more.items():
+        old = merged.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        merged[key] = _merge(old, value) if both else value  # type: ignore[arg-type]
+    return merged
 
 
 def load(path: str, *, must_exist: bool) -> Config:
-    """Read ``path``; without it the defaults apply unless ``must_exist``."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        if must_exist:
-            raise UserError(f"{path}: no such configuration file") from None
-        return Config()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: {error}") from error
-    try:
-        return parse(text)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+    """Read ``path`` and the drop-ins ``path``.d/*.toml, in the order of their names.
 
-
-def to_plain(config: Config) -> dict:
-    """JSON-able form, for the worker; parse_plain() is its inverse."""
-    return dataclasses.asdict(config)
-
-
-def parse_plain(data: dict) -> Config:
-    """A Config from to_plain()'s form."""
-
-    def build(kind: type, table: dict):
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
-        return kind(**values)
-
-    return Config(
-        log_level=data["log_level"],
-        control_socket=data["control_socket"],
-        display=build(Display, data["display"]),
-        gpu={name: build(Gpu, table) for name, table in data["gpu"].items()},
-        quota={name: build(Quota, table) for name, table in data["quota"].items()},
-        worker=build(Worker, data["worker"]),
-    )
+    Without ``path`` the defaults are the base, unless ``must_exist``. UserError.
+    """
+    files = sorted(Path(path + ".d").glob("*.toml"))
+    if Path(path).exists():
+        files.insert(0, Path(path))
+    elif must_exist:
+        raise UserError(f"{path}: no such configuration file")
+    data: dict[str, Any] = {}
+    for file in files:
+        data = _merge(data, _read(file))
+    return _decode(data)

@@ -3,6 +3,7 @@
 
 ``UserError``     what an administrator can repair: configuration, missing device, missing library.
 ``RequestError``  what a frontend asked for and may not have; becomes the response's status.
+``ConnectionLost``, ``ImportRefused``  what the compositor does.
 ``OSError``       what the kernel said, always with errno and the path of the file asked.
 """
 
@@ -29,6 +30,14 @@ class RequestError(Exception):
         self.field = field
         self.value = value
         self.expected = expected
+
+
+class ImportRefused(Exception):
+    """The compositor can't use this buffer; the message says what was offered."""
+
+
+class ConnectionLost(Exception):
+    """There is no compositor, or it went away during the call."""
 
 
 def oserror(code: int, path: str) -> OSError:

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: MIT
+"""`xen-dmabuf-backend status` for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+
+def printable(text: str) -> str:
+    """A worker's strings are as its DomU may have them: they bring no control codes to a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def status_lines(answer: dict[str, Any]) -> Iterator[str]:
+    """Lines of text from the supervisor's answer (docs/status-schema.md)."""
+    return map(printable, _lines(answer))
+
+
+def _lines(answer: dict[str, Any]) -> Iterator[str]:
+    for domain in answer["domains"]:
+        yield from _domain_lines(domain)
+    totals = answer["totals"]
+    yield f"{totals['domains']} domain(s), {totals['pixel_bytes_copied']} bytes of pixels copied"
+
+
+def _domain_lines(domain: dict[str, Any]) -> Iterator[str]:
+    yield f"{domain['name']} (domid {domain['domid']}): worker {domain['pid']}, {domain['worker']}"
+    if domain["worker"] == "ready":
+        compositor = "connected" if domain["compositor"] else "not connected"
+        yield (
+            f"  compositor {compositor}, GPU driver {domain['driver'] or '-'},"
+            f" {domain['restarts']} restart(s),"
+            f" {domain['pixel_bytes_copied']} bytes of pixels copied"
+        )
+        yield (
+            f"  the compositor holds {domain['releasing_pages']} page(s) that are to be given back;"
+            f" {domain['pages_late']} came too late"
+        )
+    if domain["caches"]:
+        yield f"  caches: {domain['caches']}"
+    for device in domain["devices"]:
+        yield from _device_lines(device)
+
+
+def _device_lines(device: dict[str, Any]) -> Iterator[str]:
+    reason = f": {device['reason']}" if device["reason"] else ""
+    yield f"  vdispl {device['device']}: {device['link']}{reason}"
+    for connector in device.get("connectors", ()):
+        hidden = ", hidden" if connector["hidden"] else ""
+        yield (
+            f"    connector {connector['name']} {connector['width']}x{connector['height']}{hidden}:"
+            f" {connector['flips_requested']} flips, {connector['flips_shown']} shown,"
+            f" {connector['flips_not_shown']} not shown,"
+            f" {connector['requests_refused']} requests refused,"
+            f" {connector['events_dropped']} events dropped;"
+            f" last flip {_age(connector['flip_age'])}, last frame {_age(connector['frame_age'])}"
+        )
+    for buffer in device.get("buffers", ()):
+        yield (
+            f"    buffer {buffer['cookie']:#x} {buffer['width']}x{buffer['height']}"
+            f" {'/'.join(buffer['formats']) or '-'} stride {buffer['stride']} bytes:"
+            f" {buffer['strategy'] or '-'} ({buffer['allocator'] or '-'}), {buffer['why']}"
+        )
+
+
+def _age(milliseconds: int) -> str:
+    if milliseconds < 0:
+        return "never"
+    return f"{milliseconds} ms ago" if milliseconds < 10_000 else f"{milliseconds // 1000} s ago"

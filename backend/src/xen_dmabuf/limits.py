@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: MIT
+"""The times that a DomU and a supervisor wait for each other, on one page; tests add them up.
+
+drm_xen_front gives up a request after REQUEST and takes a flip that isn't answered within EVENT for
+an unplugged screen (xen_drm_front.c VDRM_TO_MS, xen_drm_front_kms.c FRAME_DONE_TO_MS). All in
+seconds.
+"""
+
+from __future__ import annotations
+
+REQUEST = 3.0
+EVENT = 3.1
+
+# -- within one request, in the worker
+
+GPU_CHOICE = 1.5
+"""The first buffer waits for the compositor, which names its GPU."""
+DESTROY = 2.2
+"""DBUF_DESTROY waits for the compositor to let go."""
+ATTACH = 2.4
+"""FB_ATTACH waits for the compositor's import; what comes later is shown later."""
+REPLACE = 1.0
+"""After a refused import, the next strategy waits for the pages of the last."""
+FLIP_TURN = 1.0
+"""PG_FLIP waits for the answer to the last one; more than MAX_FLIPS open are refused."""
+MAX_FLIPS = 8
+HIDDEN = 2.0
+"""A window without a frame event for so long is hidden: its flips are answered as not shown."""
+
+# -- a worker that goes on from a stored state
+
+TAKE_OVER = 2.0
+"""From a worker's end to its successor's first answer, on a machine that meets it: docs/status.md."""
+
+# -- among supervisor, worker and compositor
+
+DISCONNECT = 8.0
+"""One deadline for all pages of a device that a compositor still holds."""
+LINK = 20.0
+"""Connect and Disconnect are answered within this, or the worker is ended."""
+HELLO = 120.0
+"""A worker's start: Python on an emulated machine that is overloaded needs a third of it."""
+STATUS = 5.0
+IMPORT = 20.0
+"""A compositor that is busy is not one that refuses."""
+SETUP = 10.0
+"""A compositor's answer to the first requests of a connection."""

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: MIT
+"""Every message between supervisor and worker, in both directions, and their lines.
+
+A line is a JSON object: the message's fields, and "type", its name in lower case with hyphens. The
+worker listens on a socket that systemd made for its unit, the supervisor connects. The worker's
+first message is Hello. A worker is as little trusted as its DomU: parse() refuses what has another
+shape, and the supervisor then ends it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from .. import codec
+from ..codec import CodecError, number, text
+from ..config import Config
+from ..displif.spec import ConnectorSpec
+
+LONGEST = 1 << 16
+"""Bytes of a line, but for a Report."""
+LONGEST_REPORT = 4 << 20
+"""The status of as many buffers as the configuration allows has 3 MiB."""
+REASON = 500
+"""Characters of a reason."""
+
+_DEVICE = 99_999
+_NAMES = 64
+
+
+class Message:
+    """The base of all messages."""
+
+    TYPE: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        cls.TYPE = re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
+
+
+# -- from the supervisor
+
+
+@dataclass(frozen=True)
+class Start(Message):
+    """To a worker without a domain: the first message. It answers Ready, or ends."""
+
+    domid: int = number(high=0x7FEF)
+    name: str = text(longest=_NAMES)
+    config: Config = field(default_factory=Config)
+
+
+@dataclass(frozen=True)
+class Connect(Message):
+    """The frontend has published these; the worker answers Connected or Refused."""
+
+    device: int = number(high=_DEVICE)
+    connectors: tuple[ConnectorSpec, ...] = ()
+
+
+@dataclass(frozen=True)
+class Disconnect(Message):
+    """Give everything back; the worker answers Disconnected."""
+
+    device: int = number(high=_DEVICE)
+
+
+@dataclass(frozen=True)
+class AskStatus(Message):
+    """The worker answers Report."""
+
+
+# -- from the worker
+
+
+@dataclass(frozen=True)
+class Held(Message):
+    """A device that is connected, and to what."""
+
+    device: int = number(high=_DEVICE)
+    connectors: tuple[ConnectorSpec, ...] = ()
+
+
+@dataclass(frozen=True)
+class Hello(Message):
+    """First on each connection: what the worker has, for a supervisor that was restarted or a
+    worker that goes on from a stored state. ``domid`` -1: nothing, it waits for Start. ``config``
+    is what it was started with."""
+
+    domid: int = number(low=-1, high=0x7FEF)
+    config: Config = field(default_factory=Config)
+    devices: tuple[Held, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ready(Message):
+    """The worker has opened its devices."""
+
+
+@dataclass(frozen=True)
+class Connected(Message):
+    device: int = number(high=_DEVICE)
+
+
+@dataclass(frozen=True)
+class Refused(Message):
+    """The frontend can't be connected as it is."""
+
+    device: int = number(high=_DEVICE)
+    reason: str = text(longest=REASON)
+
+
+@dataclass(frozen=True)
+class Failed(Message):
+    """A connected frontend broke the protocol."""
+
+    device: int = number(high=_DEVICE)
+    reason: str = text(longest=REASON)
+
+
+@dataclass(frozen=True)
+class Disconnected(Message):
+    """``released``: no page of the DomU is mapped any more; false: the compositor holds some."""
+
+    device: int = number(high=_DEVICE)
+    released: bool = False
+
+
+@dataclass(frozen=True)
+class ConnectorStatus(Message):
+    """Counters since the frontend connected; ages in milliseconds, -1: never."""
+
+    index: int
+    name: str
+    width: int
+    height: int
+    fb_cookie: int
+    hidden: bool
+    flips_requested: int = 0
+    flips_shown: int = 0
+    flips_not_shown: int = 0
+    flips_open: int = 0
+    events_dropped: int = 0
+    requests_refused: int = 0
+    protocol_errors: int = 0
+    flip_age: int = number(-1, low=-1)
+    frame_age: int = number(-1, low=-1)
+
+
+@dataclass(frozen=True)
+class BufferStatus(Message):
+    """A display buffer: pixels, bytes of a line, pages of 4096 bytes; ``why`` this strategy."""
+
+    cookie: int
+    width: int
+    height: int
+    formats: tuple[str, ...]
+    stride: int
+    pages: int
+    strategy: str
+    allocator: str
+    why: str
+    fd: int = number(-1, low=-1, high=1 << 31)
+
+
+@dataclass(frozen=True)
+class DeviceStatus(Message):
+    connectors: tuple[ConnectorStatus, ...] = ()
+    buffers: tuple[BufferStatus, ...] = ()
+
+
+@dataclass(frozen=True)
+class WorkerStatus(Message):
+    """``restarts``: how often a worker went on from a stored state; ``pages_late``: pages that a
+    compositor held longer than a frontend waits; ``releasing_pages``: those that it holds now."""
+
+    pid: int = 0
+    compositor: bool = False
+    driver: str = ""
+    caches: str = ""
+    frames_written_back: int = 0
+    events_throttled: int = 0
+    pixel_bytes_copied: int = 0
+    pages_late: int = 0
+    releasing_pages: int = 0
+    restarts: int = 0
+    devices: dict[str, DeviceStatus] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Report(Message):
+    status: WorkerStatus = field(default_factory=WorkerStatus)
+
+
+TO_WORKER = (Start, Connect, Disconnect, AskStatus)
+TO_SUPERVISOR = (Hello, Ready, Connected, Refused, Failed, Disconnected, Report)
+
+
+def line(message: Message) -> bytes:
+    """A message's line."""
+    assert dataclasses.is_dataclass(message)
+    return json.dumps({"type": message.TYPE, **codec.encode(message)}).encode() + b"\n"
+
+
+def parse(data: bytes, known: tuple[type[Message], ...]) -> Message:
+    """The message of a line, one of the types ``known``; CodecError says what is wrong with it."""
+    fields = codec.from_json(data)
+    name = fields.pop("type", None) if isinstance(fields, dict) else None
+    kinds = [kind for kind in known if name == kind.TYPE]
+    if not kinds:
+        raise CodecError(f"unknown message {str(name)[:40]!r}")
+    if len(data) > LONGEST and kinds[0] is not Report:
+        raise CodecError(f"{name}: {len(data)} bytes are too many")
+    message: Message = codec.decode(kinds[0], fields, str(name))
+    return message

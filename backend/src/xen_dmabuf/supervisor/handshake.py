@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: MIT
+"""The XenbusState handshake as a pure function of what is known; docs/protocol.md draws it.
+
+Written for mainline drm_xen_front (xen_drm_front.c, displback_changed): it starts over whenever
+the backend is Closed or InitWait while it is Connected, by way of Reconfiguring (7) to
+Initialising (1), and connects again once the backend is InitWait.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class State(enum.IntEnum):
+    """XenbusState of xen/io/xenbus.h."""
+
+    UNKNOWN = 0
+    INITIALISING = 1
+    INIT_WAIT = 2
+    INITIALISED = 3
+    CONNECTED = 4
+    CLOSING = 5
+    CLOSED = 6
+    RECONFIGURING = 7
+    RECONFIGURED = 8
+
+
+class Link(enum.Enum):
+    """What the worker holds of the frontend. UNKNOWN: it has not said yet, because it or the
+    supervisor was started again."""
+
+    UNKNOWN = "unknown"
+    DOWN = "down"
+    CONNECTING = "connecting"
+    UP = "up"
+    RELEASING = "releasing"
+
+
+@dataclass(frozen=True)
+class View:
+    """``back``/``front``: states in XenStore, None if the node is gone. ``online``: the toolstack
+    wants the device. ``refused``: the configuration or the frontend is wrong, for now."""
+
+    back: int | None
+    front: int | None
+    online: bool
+    refused: bool
+    link: Link
+
+
+class Action(enum.Enum):
+    NOTHING = "nothing"
+    FORGET = "forget"
+    CONNECT = "connect"
+    RELEASE = "release"
+    SAY_INIT_WAIT = State.INIT_WAIT
+    SAY_CONNECTED = State.CONNECTED
+    SAY_CLOSING = State.CLOSING
+    SAY_CLOSED = State.CLOSED
+    REOPEN_LATER = "reopen later"
+
+
+def decide(view: View) -> Action:
+    """The next single step; called again after each step until NOTHING."""
+    if view.link is Link.RELEASING:
+        return Action.NOTHING
+    if view.link is Link.UNKNOWN and view.back not in (None, State.UNKNOWN, State.INITIALISING):
+        return Action.NOTHING  # it may be connected: nothing is said before that is known
+    gone = view.back is None or view.front is None or not view.online
+    if view.link in (Link.UP, Link.CONNECTING):
+        staying = view.front in (State.INITIALISED, State.CONNECTED)
+        if gone or view.refused or not staying:
+            return Action.RELEASE
+        if view.link is Link.UP and view.back != State.CONNECTED:
+            return Action.SAY_CONNECTED
+        return Action.NOTHING
+    if view.back is None:
+        return Action.FORGET
+    if gone or view.refused:
+        return _towards_closed(view.back)
+    return _towards_connected(view.back, view.front)
+
+
+def _towards_closed(back: int) -> Action:
+    if back == State.CLOSED:
+        return Action.NOTHING
+    return Action.SAY_CLOSED if back == State.CLOSING else Action.SAY_CLOSING
+
+
+def _towards_connected(back: int, front: int | None) -> Action:
+    if front in (State.CONNECTED, State.RECONFIGURING):
+        # it lives on an older connection of ours: Closed makes it start over
+        return Action.NOTHING if back == State.INIT_WAIT else _towards_closed(back)
+    if front == State.CLOSING and back != State.INIT_WAIT:
+        # a driver being removed waits for InitWait; a guest shutting down for Closing
+        action = _towards_closed(back)
+        return Action.REOPEN_LATER if action is Action.NOTHING else action
+    if back != State.INIT_WAIT:
+        return Action.SAY_INIT_WAIT
+    return Action.CONNECT if front == State.INITIALISED else Action.NOTHING

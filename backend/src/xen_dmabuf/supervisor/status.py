@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: MIT
+"""What the supervisor says of itself: the parts of a status that no worker sends, and the events.
+
+docs/status-schema.md names every field of these and of link/messages.py's WorkerStatus.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SCHEMA = 1
+"""Of all that the control socket answers; docs/status-schema.md says what changes it."""
+
+
+@dataclass(frozen=True)
+class DeviceState:
+    """A vdispl device: XenbusStates in XenStore, None if the node is gone, and what its worker
+    holds (handshake.Link). ``reason``: why it may not connect, empty if it may."""
+
+    device: int
+    backend_state: int | None
+    frontend_state: int | None
+    link: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class DomainState:
+    """A domain with a vdispl device. ``pid``: its worker's process, 0 if there is none;
+    ``worker``: starting, ready, or not answering."""
+
+    domid: int
+    name: str
+    pid: int
+    worker: str
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Of all domains: their number, bytes of pixels that were copied."""
+
+    domains: int
+    pixel_bytes_copied: int
+
+
+@dataclass(frozen=True)
+class Event:
+    """One change. ``event``: domain, domain-gone, worker, worker-gone, device, device-gone; the
+    fields below ``name`` are a DeviceState's, None where no device changed."""
+
+    event: str
+    domid: int
+    name: str
+    device: int | None = None
+    backend_state: int | None = None
+    frontend_state: int | None = None
+    link: str | None = None
+    reason: str | None = None

@@ -1,0 +1,445 @@
+# SPDX-License-Identifier: MIT
+"""The supervisor: the one process that reads and writes XenStore.
+
+Watches the backend's folder for vdispl, keeps one worker unit for each DomU that has a device
+there, and takes each device through its handshake. It maps nothing and draws nothing. When it ends,
+workers and XenStore stay as they are, and the next supervisor finds them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import signal
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from dataclasses import asdict
+from typing import Any
+
+from systemd import daemon
+
+from .. import limits
+from ..codec import CodecError, encode
+from ..config import Config
+from ..errors import UserError
+from ..link.messages import AskStatus, Disconnect, Hello, Message, Ready, Report, Start, WorkerStatus
+from ..log import fields
+from .child import Child
+from .control import ControlServer
+from .events import Events
+from .lock import Instance
+from .status import SCHEMA, DeviceState, DomainState, Event, Totals
+from .units import Units
+from .vdispl import VDispl
+from .xenstore import XenStore
+
+log = logging.getLogger(__name__)
+
+_RELEASE_DOMAIN = "@releaseDomain"
+_RETRY = 1.0
+_FRONT_PATH = re.compile(r"/local/domain/([0-9]{1,5})/device/vdispl/([0-9]{1,5})/state", re.ASCII)
+
+
+class Domain:
+    """A DomU with at least one vdispl device. ``config`` is what its worker has."""
+
+    def __init__(self, domid: int, name: str, config: Config, child: Child) -> None:
+        self.domid = domid
+        self.name = name
+        self.config = config
+        self.child = child
+        self.devices: dict[int, VDispl] = {}
+        self.ready = False
+        self.silent = False
+        self.status: asyncio.Future[WorkerStatus | None] | None = None
+        self.published: dict[int, DeviceState] = {}
+
+    def summary(self) -> dict[str, Any]:
+        """What `xen-dmabuf-backend status` says of it without asking its worker."""
+        worker = "not answering" if self.silent else "ready"
+        state = DomainState(self.domid, self.name, self.child.pid, worker if self.ready else "starting")
+        devices = [asdict(device.status()) for device in self.devices.values()]
+        return {**asdict(state), "devices": devices}
+
+    def ready_child(self) -> Child | None:
+        return self.child if self.ready else None
+
+
+class Supervisor:
+    """Everything happens in the asyncio thread of run()."""
+
+    def __init__(self, config: Config, store: XenStore, load: Callable[[], Config], units: Units) -> None:
+        """``load`` reads the configuration again, for reload(); UserError says what is wrong."""
+        self._config = config
+        self._load = load
+        self._store = store
+        self._units = units
+        self._own = store.own_domid()
+        self.folder = f"/local/domain/{self._own}/backend/vdispl"
+        self._back_path = re.compile(re.escape(self.folder) + r"/([0-9]{1,5})/([0-9]{1,5})(?:/.*)?", re.ASCII)
+        self._domains: dict[int, Domain] = {}
+        self._stopping = asyncio.Event()
+        self._failure = ""
+        self._ended = False
+        self._dirty: set[tuple[int, int]] = set()
+        self._scheduled = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._events = Events()
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT; SIGHUP: reload()."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        answers = {"status": self.status, "domains": self.domains}
+        with Instance(self._config.control_socket):
+            streams = {"watch": self.watch}
+            async with ControlServer(self._config.control_socket, answers, streams):
+                loop.add_reader(self._store.fileno(), self.on_watch)
+                self._store.watch(self.folder)
+                self._store.watch(_RELEASE_DOMAIN)
+                self.rescan()
+                daemon.notify("READY=1")
+                log.info("serving", extra=fields(path=self.folder))
+                self._spawn(self._end_strangers())
+                await self._stopping.wait()
+                daemon.notify("STOPPING=1")
+                loop.remove_reader(self._store.fileno())
+                self.leave()
+                if self._failure:
+                    raise UserError(self._failure)
+
+    def leave(self) -> None:
+        """Let everything be as it is: workers go on, and no frontend hears of it."""
+        self._ended = True
+        for domain in self._domains.values():
+            domain.child.leave()
+            for device in domain.devices.values():
+                device.end()
+
+    def reload(self) -> None:
+        """Read the configuration again; it holds for every worker that starts from now on.
+
+        Running workers keep theirs: no picture is interrupted. A configuration with an error is
+        logged and changes nothing. Tells systemd as Type=notify-reload wants it (sd_notify(3)).
+        """
+        daemon.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            config = self._load()
+        except UserError as error:
+            log.error("configuration not changed", extra=fields(reason=error))
+        else:
+            if config.control_socket != self._config.control_socket:
+                log.warning("control_socket stays as it is until the service is restarted")
+            self._config = config
+            log.info("configuration read again: it holds for workers that start from now on")
+        finally:
+            daemon.notify("READY=1")
+
+    async def _end_strangers(self) -> None:
+        """Stop the units of domains that went while no supervisor ran."""
+        try:
+            strangers = await self._units.running() - set(self._domains)
+        except OSError as error:
+            log.error("units of workers can't be listed", extra=fields(reason=error))
+            return
+        for domid in strangers:
+            log.info("worker of a domain without device is stopped", extra=fields(domid=domid))
+            try:
+                await self._units.stop(domid)
+            except OSError as error:
+                log.error("worker can't be stopped", extra=fields(domid=domid, reason=error))
+
+    # -- watches
+
+    def on_watch(self) -> None:
+        """XenStore has something to say; without its connection there is nothing left to do here."""
+        try:
+            paths = self._store.fired()
+        except OSError as error:
+            self._fail(f"XenStore's connection is lost: {error}")
+            return
+        for path in paths:
+            if match := self._back_path.fullmatch(path) or _FRONT_PATH.fullmatch(path):
+                self.touch(int(match[1]), int(match[2]))
+            else:
+                self._rescan_surely()
+
+    def _rescan_surely(self) -> None:
+        """rescan(), again and again until XenStore answers: nobody says twice that a domain went."""
+        if self._ended:
+            return
+        try:
+            self.rescan()
+        except OSError as error:
+            log.error("devices can't be looked for", extra=fields(reason=error))
+            asyncio.get_running_loop().call_later(_RETRY, self._rescan_surely)
+
+    def _fail(self, reason: str) -> None:
+        """End with an error: systemd starts another supervisor, and workers go on meanwhile."""
+        asyncio.get_running_loop().remove_reader(self._store.fileno())
+        self._failure = reason
+        self._stopping.set()
+
+    def rescan(self) -> None:
+        """Look at every device that is there or that was."""
+        for domid in self._store.list(self.folder):
+            for name in self._store.list(f"{self.folder}/{domid}"):
+                if domid.isascii() and domid.isdigit() and name.isascii() and name.isdigit():
+                    self.touch(int(domid), int(name))
+        for domain in self._domains.values():
+            gone = not self._store.domain_exists(domain.domid)
+            for number, device in domain.devices.items():
+                device.domain_gone = gone
+                self.touch(domain.domid, number)
+
+    def touch(self, domid: int, number: int) -> None:
+        """Step this device soon; many watches of one moment are one step."""
+        self._dirty.add((domid, number))
+        if not self._scheduled and not self._ended:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._step_dirty)
+
+    def _touch_all(self, domain: Domain) -> None:
+        for number in domain.devices:
+            self.touch(domain.domid, number)
+
+    def _step_dirty(self) -> None:
+        self._scheduled = False
+        dirty, self._dirty = self._dirty, set()
+        for domid, number in sorted(dirty):
+            if self._ended:
+                return
+            try:
+                self._step(domid, number)
+            except Exception as error:  # of one device: all others have their step nevertheless
+                bug = None if isinstance(error, OSError) else error
+                log.error(
+                    "step of a device failed",
+                    exc_info=bug,
+                    extra=fields(domid=domid, device=number, reason=error),
+                )
+                asyncio.get_running_loop().call_later(_RETRY, self.touch, domid, number)
+
+    def _step(self, domid: int, number: int) -> None:
+        domain = self._domains.get(domid)
+        device = domain.devices.get(number) if domain else None
+        if device is None:
+            if self._store.read(f"{self.folder}/{domid}/{number}/state") is None:
+                if domain and not domain.devices:  # it went before it could be begun with
+                    self._retire(domain)
+                return
+            domain = self._domain(domid)
+            device = domain.devices[number] = self._device(domain, number)
+            log.info("device found", extra=fields(domain=domain.name, domid=domid, device=number))
+        assert domain is not None
+        device.step()
+        self._publish_device(domain, device)
+        if device.forgotten:
+            del domain.devices[number]
+            if not domain.devices:
+                self._retire(domain)
+
+    def _publish(self, event: str, domain: Domain) -> None:
+        self._events.publish(Event(event, domain.domid, domain.name))
+
+    def _publish_device(self, domain: Domain, device: VDispl) -> None:
+        """If it isn't what those who watch know."""
+        state = device.status()
+        before = domain.published.pop(device.number, None)
+        if device.forgotten:
+            event = "device-gone"
+        else:
+            event = "device"
+            domain.published[device.number] = state
+        if state != before or device.forgotten:
+            self._events.publish(Event(event, domain.domid, domain.name, **asdict(state)))
+
+    def _device(self, domain: Domain, number: int) -> VDispl:
+        device = VDispl(
+            self._store,
+            self._own,
+            domain.domid,
+            number,
+            domain.name,
+            lambda: domain.config.quota_for(domain.name),
+            domain.ready_child,
+            lambda: self.touch(domain.domid, number),
+            lambda reason: self._stuck(domain, reason),
+        )
+        if domain.ready:
+            device.on_hello(None)
+        return device
+
+    def _domain(self, domid: int) -> Domain:
+        domain = self._domains.get(domid)
+        if domain is None:
+            name = self._store.read(f"/local/domain/{domid}/name") or f"domain-{domid}"
+            child = Child(
+                domid,
+                self._units,
+                lambda message: self._on_message(domid, child, message),
+                lambda: self._on_lost(domid, child),
+            )
+            domain = self._domains[domid] = Domain(domid, name[:64], self._config, child)
+            self._publish("domain", domain)
+            child.begin()
+        return domain
+
+    def _retire(self, domain: Domain) -> None:
+        """The last device is gone: the worker has nothing left to do."""
+        del self._domains[domain.domid]
+        log.info("domain has no device left", extra=fields(domain=domain.name, domid=domain.domid))
+        self._publish("domain-gone", domain)
+        self._spawn(domain.child.stop())
+
+    # -- workers
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception():
+            log.error("internal error", exc_info=task.exception())
+
+    def _current(self, domid: int, child: Child) -> Domain | None:
+        domain = self._domains.get(domid)
+        return domain if domain and domain.child is child and not self._ended else None
+
+    def _on_message(self, domid: int, child: Child, message: Message) -> None:
+        """CodecError ends the worker."""
+        domain = self._current(domid, child)
+        if domain is None:
+            return
+        if isinstance(message, Hello):
+            self._on_hello(domain, message)
+        elif isinstance(message, Ready):
+            self._on_ready(domain)
+        elif isinstance(message, Report):
+            if domain.status is None or domain.status.done():
+                raise CodecError("a status that nobody asked for")
+            domain.silent = False
+            domain.status.set_result(message.status)
+            return
+        else:
+            device = domain.devices.get(message.device)  # type: ignore[attr-defined]
+            if device:
+                device.on_worker(message)
+        self._touch_all(domain)
+
+    def _on_hello(self, domain: Domain, hello: Hello) -> None:
+        if hello.domid < 0:
+            domain.config = self._config
+            domain.child.send(Start(domain.domid, domain.name, domain.config))
+            return
+        if hello.domid != domain.domid:
+            raise CodecError(f"the worker of domain {domain.domid} says that it is {hello.domid}'s")
+        domain.config, domain.ready, domain.silent = hello.config, True, False
+        held = {entry.device: entry for entry in hello.devices}
+        log.info(
+            "worker found",
+            extra=fields(domain=domain.name, domid=domain.domid, devices=sorted(held)),
+        )
+        self._publish("worker", domain)
+        for number in held.keys() - domain.devices.keys():
+            if self._store.read(f"{self.folder}/{domain.domid}/{number}/state") is None:
+                domain.child.send(Disconnect(number))  # removed while there was no supervisor
+        for number, device in domain.devices.items():
+            device.on_hello(held.get(number))
+
+    def _on_ready(self, domain: Domain) -> None:
+        """It has nothing yet."""
+        domain.ready, domain.silent = True, False
+        log.info(
+            "worker started",
+            extra=fields(domain=domain.name, domid=domain.domid, pid=domain.child.pid),
+        )
+        self._publish("worker", domain)
+        for device in domain.devices.values():
+            device.on_hello(None)
+
+    def _on_lost(self, domid: int, child: Child) -> None:
+        domain = self._current(domid, child)
+        if domain is None:
+            return
+        log.error("worker gone", extra=fields(domain=domain.name, domid=domid))
+        self._publish("worker-gone", domain)
+        domain.ready = domain.silent = False
+        if domain.status and not domain.status.done():
+            domain.status.set_result(None)
+        for device in domain.devices.values():
+            device.on_lost()
+
+    def _stuck(self, domain: Domain, reason: str) -> None:
+        """A worker that doesn't do what it has to: nothing of it is trusted any more."""
+        log.error(
+            "worker ended: it does not answer",
+            extra=fields(domain=domain.name, domid=domain.domid, reason=reason),
+        )
+        domain.ready = False
+        for device in domain.devices.values():
+            device.on_lost()
+        self._spawn(self._begin_anew(domain))
+
+    async def _begin_anew(self, domain: Domain) -> None:
+        """End a worker and all that is kept of it; what it held is given back then."""
+        await domain.child.stop()
+        if self._current(domain.domid, domain.child) is None:
+            return
+        for device in domain.devices.values():
+            device.on_hello(None)
+        self._touch_all(domain)
+        domain.child.begin()
+
+    # -- status
+
+    async def status(self) -> dict[str, Any]:
+        """What `xen-dmabuf-backend status` prints."""
+        domains = await asyncio.gather(*(self._domain_status(domain) for domain in list(self._domains.values())))
+        copied = sum(domain["pixel_bytes_copied"] for domain in domains)
+        totals = asdict(Totals(len(domains), copied))
+        return {"schema": SCHEMA, "domains": list(domains), "totals": totals}
+
+    async def domains(self) -> dict[str, Any]:
+        """The part of status() that the supervisor knows itself: no worker is waited for."""
+        return {
+            "schema": SCHEMA,
+            "domains": [domain.summary() for domain in self._domains.values()],
+        }
+
+    async def watch(self) -> AsyncGenerator[dict[str, Any], None]:
+        """What `xen-dmabuf-backend status --watch` prints: status(), then each event.
+
+        An event that came while the status was gathered may say what that has already.
+        """
+        with self._events.watch() as queue:
+            yield await self.status()
+            while True:
+                yield await queue.get()
+
+    async def _domain_status(self, domain: Domain) -> dict[str, Any]:
+        details = encode(await self._worker_status(domain) or WorkerStatus())
+        summary = domain.summary()
+        devices = details["devices"]
+        summary["devices"] = [devices.get(str(device["device"]), {}) | device for device in summary["devices"]]
+        return details | summary
+
+    async def _worker_status(self, domain: Domain) -> WorkerStatus | None:
+        """None if it doesn't answer; one that didn't is not waited for again until it does."""
+        child = domain.ready_child()
+        if child is None or domain.silent:
+            return None
+        if domain.status is None or domain.status.done():
+            domain.status = asyncio.get_running_loop().create_future()
+            child.send(AskStatus())
+        try:
+            async with asyncio.timeout(limits.STATUS):
+                return await asyncio.shield(domain.status)
+        except TimeoutError:
+            domain.silent = not domain.status.done()
+            return None

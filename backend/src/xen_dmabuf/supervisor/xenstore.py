@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: MIT
+"""XenStore: the connection, and wary reading of what a frontend wrote.
+
+The connection is xen.lowlevel.xs, which Debian's xen-utils keeps outside Python's path.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ..config import Quota
+from ..displif.spec import ConnectorSpec
+from ..errors import RequestError, UserError
+
+_MAX_VALUE = 64  # bytes; no node of the protocol needs more
+_NUMBER = re.compile(r"[0-9]{1,10}", re.ASCII)
+_RESOLUTION = re.compile(r"([0-9]{1,5})x([0-9]{1,5})", re.ASCII)
+_NAME = re.compile(r"[^A-Za-z0-9_-]")
+_U32 = 0xFFFFFFFF
+
+
+def xen_binding(name: str) -> ModuleType:
+    """Xen's own module xen.lowlevel.``name``, also where Debian hides it; UserError if missing."""
+    try:
+        return importlib.import_module(f"xen.lowlevel.{name}")
+    except ImportError:
+        pass
+    for directory in sorted(Path("/usr/lib").glob("xen-*/lib/python"), reverse=True):
+        sys.path.append(str(directory))
+        try:
+            return importlib.import_module(f"xen.lowlevel.{name}")
+        except ImportError:
+            sys.path.remove(str(directory))
+    raise UserError(
+        f"Python module xen.lowlevel.{name} is missing: install xen-utils (Debian) or"
+        " xen-tools-python (OpenEmbedded) for this Python"
+    )
+
+
+class XenStore:
+    """A connection of this domain. Calls are short round trips to xenstored; one thread only."""
+
+    def __init__(self) -> None:
+        module = xen_binding("xs")
+        self._error = module.Error
+        try:
+            self._xs = module.xs()
+        except module.Error as error:
+            raise UserError(f"no connection to XenStore: {error}; is xenstored running?") from error
+
+    def fileno(self) -> int:
+        """Readable when watches have fired."""
+        return int(self._xs.fileno())
+
+    def close(self) -> None:
+        self._xs.close()
+
+    def read(self, path: str) -> str | None:
+        """The node's text (undecodable bytes become U+FFFD), None if there is no such node."""
+        try:
+            value: bytes | str | None = self._xs.read("", path)
+        except self._error as error:
+            if error.args and error.args[0] in (errno.ENOENT, errno.EACCES):
+                return None
+            raise OSError(error.args[0], "XenStore", path) from error
+        if isinstance(value, bytes):
+            return value.decode("ascii", "replace")
+        return value
+
+    def list(self, path: str) -> list[str]:
+        """The node's children; none if there is no such node."""
+        try:
+            return [str(name) for name in self._xs.ls("", path) or []]
+        except self._error as error:
+            if error.args and error.args[0] == errno.ENOENT:
+                return []
+            raise OSError(error.args[0], "XenStore", path) from error
+
+    def write(self, path: str, value: str) -> None:
+        self._call(path, self._xs.write, "", path, value)
+
+    def write_where(self, existing: str, path: str, value: str) -> bool:
+        """Write ``path`` if there is a node ``existing``, in one transaction; whether there was."""
+        while True:
+            transaction = self._call(path, self._xs.transaction_start)
+            there = False
+            try:
+                there = self._there(transaction, existing)
+                if there:
+                    self._call(path, self._xs.write, transaction, path, value)
+            finally:
+                committed = self._end(transaction, abort=not there)
+            if committed or not there:
+                return there
+
+    def _there(self, transaction: str, path: str) -> bool:
+        try:
+            return self._xs.read(transaction, path) is not None
+        except self._error as error:
+            if error.args and error.args[0] == errno.ENOENT:
+                return False
+            raise OSError(error.args[0], "XenStore", path) from error
+
+    def _end(self, transaction: str, *, abort: bool) -> bool:
+        """False if others changed the nodes meanwhile (EAGAIN)."""
+        try:
+            return self._xs.transaction_end(transaction, abort) is not False
+        except self._error as error:
+            if error.args and error.args[0] == errno.EAGAIN:
+                return False
+            raise OSError(error.args[0] if error.args else errno.EIO, "XenStore") from error
+
+    def remove(self, path: str) -> None:
+        """Remove a node; fine if there is none."""
+        try:
+            self._xs.rm("", path)
+        except self._error as error:
+            if not error.args or error.args[0] != errno.ENOENT:
+                raise OSError(error.args[0], "XenStore", path) from error
+
+    def watch(self, path: str) -> None:
+        """Fires at once and at each change below ``path``; the token is the path."""
+        self._call(path, self._xs.watch, path, path)
+
+    def unwatch(self, path: str) -> None:
+        self._call(path, self._xs.unwatch, path, path)
+
+    def fired(self) -> Sequence[str]:
+        """The paths that changed, without blocking."""
+        paths: list[str] = []
+        while True:
+            try:
+                event = self._xs.check_watch()
+            except self._error as error:
+                # the binding says "none left" by None, and now and then by EAGAIN
+                if error.args and error.args[0] == errno.EAGAIN:
+                    return paths
+                raise OSError(error.args[0] if error.args else errno.EIO, "XenStore") from error
+            if event is None:
+                return paths
+            paths.append(str(event[0]))
+
+    def own_domid(self) -> int:
+        """The number of this domain: a node "domid" below its own home, which relative paths name."""
+        text = self.read("domid")
+        return int(text) if text and text.isdecimal() else 0
+
+    def domain_exists(self, domid: int) -> bool:
+        """Whether the toolstack still has the domain's home."""
+        return self.read(f"/local/domain/{domid}/domid") is not None
+
+    def _call(self, path: str, function: Callable[..., Any], *arguments: str) -> Any:
+        try:
+            return function(*arguments)
+        except self._error as error:
+            raise OSError(error.args[0] if error.args else errno.EIO, "XenStore", path) from error
+
+
+def _bounded(store: XenStore, path: str) -> str | None:
+    value = store.read(path)
+    if value is not None and len(value) > _MAX_VALUE:
+        raise RequestError(errno.EINVAL, path, f"{len(value)} bytes", f"at most {_MAX_VALUE}")
+    return value
+
+
+def read_number(store: XenStore, path: str, low: int = 0, high: int = _U32) -> int | None:
+    """A decimal node within bounds; None if absent; RequestError for anything else."""
+    text = _bounded(store, path)
+    if text is None:
+        return None
+    if not _NUMBER.fullmatch(text) or not low <= int(text) <= high:
+        raise RequestError(errno.EINVAL, path, repr(text), f"a decimal number {low} to {high}")
+    return int(text)
+
+
+def read_state(store: XenStore, path: str) -> int | None:
+    """An XenbusState; None for an absent node, 0 (Unknown) for what is none."""
+    try:
+        value = read_number(store, path, 0, 8)
+    except RequestError:
+        return 0
+    return value
+
+
+def _needed(store: XenStore, path: str) -> int:
+    value = read_number(store, path, low=1)
+    if value is None:
+        raise RequestError(errno.ENOENT, path, None, "the frontend must write it before state 3")
+    return value
+
+
+def read_resolution(store: XenStore, path: str, quota: Quota) -> tuple[int, int] | None:
+    """Pixels, within the quota; None if absent."""
+    text = _bounded(store, path)
+    if text is None:
+        return None
+    match = _RESOLUTION.fullmatch(text)
+    if not match:
+        raise RequestError(errno.EINVAL, path, repr(text), "<width>x<height>")
+    width, height = int(match[1]), int(match[2])
+    if not (0 < width <= quota.width and 0 < height <= quota.height):
+        raise RequestError(errno.EINVAL, path, text, f"at most {quota.width}x{quota.height}, see [quota]")
+    return width, height
+
+
+def _connector_name(store: XenStore, path: str, index: int) -> str:
+    text = (_bounded(store, f"{path}/unique-id") or "").strip()
+    return _NAME.sub("_", text)[:32] or str(index)
+
+
+def read_connectors(store: XenStore, frontend: str, quota: Quota) -> list[ConnectorSpec]:
+    """All connectors from index 0 on, as drm_xen_front counts them (until one has no resolution).
+
+    RequestError names the node and the value. Ports and references must be unique.
+    """
+    specs: list[ConnectorSpec] = []
+    for index in range(quota.connectors + 1):
+        path = f"{frontend}/{index}"
+        size = read_resolution(store, f"{path}/resolution", quota)
+        if size is None:
+            break
+        if index >= quota.connectors:
+            raise RequestError(errno.ENOSPC, path, index + 1, f"connectors: the quota is {quota.connectors}")
+        specs.append(
+            ConnectorSpec(
+                index,
+                _connector_name(store, path, index),
+                *size,
+                req_ref=_needed(store, f"{path}/req-ring-ref"),
+                req_port=_needed(store, f"{path}/req-event-channel"),
+                evt_ref=_needed(store, f"{path}/evt-ring-ref"),
+                evt_port=_needed(store, f"{path}/evt-event-channel"),
+            )
+        )
+    if not specs:
+        raise RequestError(errno.ENOENT, f"{frontend}/0/resolution", None, "at least one connector is needed")
+    _check_unique(specs, frontend)
+    return specs
+
+
+def _check_unique(specs: list[ConnectorSpec], frontend: str) -> None:
+    refs = [ref for spec in specs for ref in (spec.req_ref, spec.evt_ref)]
+    ports = [port for spec in specs for port in (spec.req_port, spec.evt_port)]
+    for what, values in (("ring-ref", refs), ("event-channel", ports)):
+        if len(set(values)) != len(values):
+            raise RequestError(errno.EINVAL, f"{frontend}/*/{what}", values, "must be unique")

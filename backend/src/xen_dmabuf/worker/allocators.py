@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: MIT
+"""Buffer objects for strategy ``map``: from libgbm or as dumb buffers of the card.
+
+The frontend's bytes decide the layout: the wl_buffer has the frontend's stride, so a buffer object
+only has to be large enough. One thread only.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..displif import fourcc
+from ..linux import drm, gbm
+from ..xen.gntdev import PAGE_SIZE
+
+_ROW = 1024  # pixels of 32 bits that fill one page
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the frontend needs: pixels, bits per pixel, and whole pages of 4096 bytes."""
+
+    width: int
+    height: int
+    bpp: int
+    pages: int
+
+
+class BufferObject(Protocol):
+    """``fd``: dma-buf, open for writing, ``stride``: the allocator's own, in bytes.
+
+    destroy() closes the fd and frees the object; idempotent.
+    """
+
+    fd: int
+    stride: int
+
+    def destroy(self) -> None: ...
+
+
+class Allocator(Protocol):
+    name: str
+
+    def create(self, shape: Shape) -> BufferObject: ...
+
+    def close(self) -> None: ...
+
+
+def _size(fd: int) -> int:
+    """The size of a dma-buf (dma-buf.c supports SEEK_END for that)."""
+    size = os.lseek(fd, 0, os.SEEK_END)
+    os.lseek(fd, 0, os.SEEK_SET)
+    return size
+
+
+class _DumbObject:
+    def __init__(self, drm_fd: int, path: str, width: int, height: int) -> None:
+        self._drm_fd = drm_fd
+        self._path = path
+        self._handle, self.stride, self.size = drm.create_dumb(drm_fd, width, height, 32, path)
+        self.fd = -1
+        try:
+            self.fd = drm.prime_fd(drm_fd, self._handle, path)
+        except OSError:
+            self.destroy()
+            raise
+
+    def destroy(self) -> None:
+        if self._handle:
+            drm.destroy_dumb(self._drm_fd, self._handle, self._path)
+            self._handle = 0
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class DumbAllocator:
+    """Dumb buffers of the card node (a render node refuses them)."""
+
+    name = "dumb"
+
+    def __init__(self, drm_fd: int, path: str) -> None:
+        self._drm_fd = drm_fd
+        self._path = path
+
+    def create(self, shape: Shape) -> BufferObject:
+        if shape.bpp == 32 and shape.width and shape.height:
+            candidate = _DumbObject(self._drm_fd, self._path, shape.width, shape.height)
+            if candidate.size >= shape.pages * PAGE_SIZE:
+                return candidate
+            candidate.destroy()
+        # virtio-gpu has no other depth than 32 and what matters is the size
+        return _DumbObject(self._drm_fd, self._path, _ROW, shape.pages)
+
+    def close(self) -> None:
+        """Nothing of its own: the card's file belongs to who made it."""
+
+
+class _GbmObject:
+    def __init__(self, bo: gbm.Bo) -> None:
+        self._bo = bo
+        self.stride = bo.stride
+        self.fd = -1
+        try:
+            self.fd = bo.prime_fd()
+            self.size = _size(self.fd)
+        except OSError:
+            self.destroy()
+            raise
+
+    def destroy(self) -> None:
+        self._bo.destroy()
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class GbmAllocator:
+    """libgbm: what a vendor's EGL accepts at import (i.MX8: nothing else is)."""
+
+    name = "gbm"
+    _FLAGS = (
+        gbm.USE_LINEAR | gbm.USE_SCANOUT,
+        gbm.USE_LINEAR | gbm.USE_RENDERING,
+        gbm.USE_LINEAR,
+    )
+
+    def __init__(self, drm_fd: int, path: str) -> None:
+        self._path = path
+        self._device = gbm.Device(drm_fd, path)
+
+    def create(self, shape: Shape) -> BufferObject:
+        if shape.width and shape.height:
+            code = {16: fourcc.RGB565, 32: fourcc.XRGB8888}.get(shape.bpp)
+            if code is not None:
+                candidate = self._create(shape.width, shape.height, code)
+                if candidate.size >= shape.pages * PAGE_SIZE:
+                    return candidate
+                candidate.destroy()
+        return self._create(_ROW, shape.pages, fourcc.XRGB8888)
+
+    def _create(self, width: int, height: int, code: int) -> _GbmObject:
+        error: OSError | None = None
+        for flags in self._FLAGS:
+            try:
+                return _GbmObject(self._device.create(width, height, code, flags))
+            except OSError as failure:
+                error = failure
+        assert error is not None
+        raise error
+
+    def close(self) -> None:
+        self._device.close()
+
+
+def open_allocator(name: str, drm_fd: int, path: str) -> Allocator:
+    """UserError if its library is missing, OSError if the device refuses."""
+    kinds: dict[str, type[GbmAllocator] | type[DumbAllocator]] = {"gbm": GbmAllocator, "dumb": DumbAllocator}
+    return kinds[name](drm_fd, path)

@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: MIT
+"""The connection to the compositor: globals, formats, images. Windows are in window.py.
+
+One Compositor per process (pywayland finds the display of a server-created object through its
+table of registries, which holds one). All calls and callbacks happen in the asyncio thread; no
+call blocks. When the connection ends, every Wayland object of it is gone at once: ``on_lost`` is
+called and the owner makes a new Compositor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import mmap
+import os
+import socket
+import struct
+from collections.abc import Callable
+
+from .. import limits
+from ..displif import fourcc, geometry
+from ..errors import ConnectionLost, ImportRefused
+from ..log import fields
+from .protocols import (
+    Display,
+    Proxy,
+    WlCompositor,
+    WlRegistry,
+    WlShm,
+    WpViewporter,
+    XdgWmBase,
+    ZwpLinuxDmabufV1,
+    ffi,
+)
+from .window import Window
+
+log = logging.getLogger(__name__)
+
+_KNOWN = {interface.name: interface for interface in (WlCompositor, WlShm, WpViewporter, XdgWmBase, ZwpLinuxDmabufV1)}
+_REQUIRED = ("wl_compositor", "wl_shm", "xdg_wm_base", "wp_viewporter")
+_HIGHEST = {"zwp_linux_dmabuf_v1": 4}
+_MOD_LINEAR = 0
+_MOD_INVALID = 0x00FF_FFFF_FFFF_FFFF
+
+
+class Image:
+    """A wl_buffer. ``busy`` from the commit until wl_buffer.release: the compositor may read it.
+
+    ``fill(crop)`` is called before each commit, if the pixels are a copy.
+    """
+
+    def __init__(self, buffer: Proxy, width: int, height: int) -> None:
+        self.buffer = buffer
+        self.width = width
+        self.height = height
+        self.busy = False
+        self.on_release: Callable[[], None] | None = None
+        self.fill: Callable[[geometry.Crop], None] | None = None
+        buffer.dispatcher["release"] = self._release
+
+    def _release(self, _buffer: Proxy) -> None:
+        self.busy = False
+        if self.on_release:
+            self.on_release()
+
+    def destroy(self) -> None:
+        """Idempotent; also right after the connection was lost. Counts as released."""
+        buffer, self.buffer = self.buffer, None
+        if buffer is not None and not buffer.destroyed:
+            buffer.destroy()
+        self._release(buffer)  # the event won't come any more, and a flip may wait for it
+
+
+class Compositor:
+    """A live connection with the globals bound at min(server, known) versions."""
+
+    def __init__(self, path: str, on_lost: Callable[[], None]) -> None:
+        self._path = path
+        self._on_lost = on_lost
+        self._display: Display | None = None
+        self._registry: Proxy = None
+        self._loop = asyncio.get_running_loop()
+        self._fd = -1
+        self._writing = False
+        self._losing = False
+        self._globals: dict[str, Proxy] = {}
+        self._feedback: Proxy = None
+        self._table: list[tuple[int, int]] = []
+        self._pending: set[asyncio.Future[Proxy]] = set()
+        self._imports: set[Proxy] = set()
+        self.dmabuf_formats: dict[int, set[int]] = {}
+        self.shm_formats: set[int] = set()
+        self.main_device: int | None = None
+
+    # -- connection
+
+    async def connect(self) -> None:
+        """OSError if nobody listens, ConnectionLost if the compositor lacks what is needed."""
+        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        client.setblocking(False)  # EAGAIN: the compositor's backlog is full
+        try:
+            client.connect(self._path)
+        except OSError as error:
+            client.close()
+            raise OSError(error.errno, os.strerror(error.errno or 0), self._path) from error
+        self._display = Display(client.detach())
+        self._display.connect()
+        self._fd = self._display.get_fd()
+        self._loop.add_reader(self._fd, self._readable)
+        self._registry = self._display.get_registry()
+        self._registry.dispatcher["global"] = self._on_global
+        try:
+            await self._set_up()
+        except BaseException:  # cancelled, too: a live Display must never be left to the collector
+            self.close()
+            raise
+
+    async def _set_up(self) -> None:
+        try:
+            async with asyncio.timeout(limits.SETUP):
+                await self._sync()  # all globals are bound
+                await self._sync()  # all formats are known
+        except TimeoutError:
+            raise ConnectionLost(f"{self._path}: no answer in {limits.SETUP} s") from None
+        missing = [name for name in _REQUIRED if name not in self._globals]
+        if missing:
+            raise ConnectionLost(f"{self._path}: the compositor lacks {', '.join(missing)}")
+
+    @property
+    def alive(self) -> bool:
+        return self._display is not None
+
+    def close(self) -> None:
+        """Drop the connection and every object of it; idempotent."""
+        display, self._display = self._display, None
+        if display is None:
+            return
+        self._loop.remove_reader(self._fd)
+        if self._writing:
+            self._loop.remove_writer(self._fd)
+            self._writing = False
+        for future in self._pending:
+            if not future.done():
+                future.set_exception(ConnectionLost(self._path))
+        self._pending.clear()
+        WlRegistry.registry.clear()  # else pywayland would take the dead display for the new one
+        self._registry = self._feedback = None
+        self._globals.clear()
+        self._imports.clear()
+        display.disconnect()
+
+    def _lost(self, why: object) -> None:
+        """Close soon: this may run inside libwayland's dispatch, which needs its display."""
+        if self._losing or self._display is None:
+            return
+        self._losing = True
+        self._loop.remove_reader(self._fd)
+        log.warning("compositor gone", extra=fields(socket=self._path, why=why))
+        self._loop.call_soon(self._finish_loss)
+
+    def _finish_loss(self) -> None:
+        if self._display is not None:
+            self.close()
+            self._on_lost()
+
+    def _readable(self) -> None:
+        assert self._display is not None
+        try:
+            self._display.read()
+            self._display.dispatch(block=False)
+        except RuntimeError as error:
+            return self._lost(error)
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what was requested; call after a batch of requests."""
+        if self._display is None or self._losing:
+            return
+        if self._display.flush() >= 0:
+            if self._writing:
+                self._loop.remove_writer(self._fd)
+                self._writing = False
+            return
+        code = ffi.errno  # type: ignore[attr-defined]  # pywayland's description of cffi lacks it
+        if code != errno.EAGAIN:
+            return self._lost(os.strerror(code))
+        if not self._writing:
+            self._writing = True
+            self._loop.add_writer(self._fd, self.flush)
+
+    # -- globals
+
+    def _on_global(self, registry: Proxy, name: int, interface: str, version: int) -> None:
+        known = _KNOWN.get(interface)
+        if known is None or interface in self._globals:
+            return
+        version = min(version, known.version, _HIGHEST.get(interface, version))
+        proxy = registry.bind(name, known, version)
+        self._globals[interface] = proxy
+        if interface == "wl_shm":
+            proxy.dispatcher["format"] = lambda _shm, code: self.shm_formats.add(fourcc.from_shm(code))
+        elif interface == "xdg_wm_base":
+            proxy.dispatcher["ping"] = lambda base, serial: base.pong(serial)
+        elif interface == "zwp_linux_dmabuf_v1":
+            self._setup_dmabuf(proxy, version)
+
+    def _setup_dmabuf(self, proxy: Proxy, version: int) -> None:
+        if version < 4:
+            proxy.dispatcher["format"] = lambda _p, code: self._add_format(code, _MOD_INVALID)
+            proxy.dispatcher["modifier"] = lambda _p, code, high, low: self._add_format(code, high << 32 | low)
+            return
+        self._feedback = proxy.get_default_feedback()
+        self._feedback.dispatcher["format_table"] = self._on_table
+        self._feedback.dispatcher["main_device"] = self._on_main_device
+        self._feedback.dispatcher["tranche_formats"] = self._on_tranche
+
+    def _add_format(self, code: int, modifier: int) -> None:
+        self.dmabuf_formats.setdefault(code, set()).add(modifier)
+
+    def _on_table(self, _feedback: Proxy, fd: int, size: int) -> None:
+        try:
+            with mmap.mmap(fd, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ) as table:
+                self._table = [(code, modifier) for code, modifier in struct.iter_unpack("<I4xQ", table[:])]
+        finally:
+            os.close(fd)
+
+    def _on_main_device(self, _feedback: Proxy, device: bytes) -> None:
+        self.main_device = int.from_bytes(device, "little") or None
+
+    def _on_tranche(self, _feedback: Proxy, indices: bytes) -> None:
+        for (index,) in struct.iter_unpack("<H", indices):
+            if index < len(self._table):
+                self._add_format(*self._table[index])
+
+    def takes_dmabuf(self, code: int) -> bool:
+        """Whether linux-dmabuf is there and lists the format with linear or implicit layout."""
+        return bool(self.dmabuf_formats.get(code, set()) & {_MOD_LINEAR, _MOD_INVALID})
+
+    def takes_shm(self, code: int) -> bool:
+        return code in self.shm_formats
+
+    # -- objects
+
+    def open_window(self, title: str, app_id: str, scale: str, hidden_rate: int) -> Window:
+        """A toplevel without content; see window.py."""
+        return Window(self, title, app_id, scale, hidden_rate)
+
+    def bound(self, interface: str) -> Proxy:
+        """The proxy of a required global; ConnectionLost without a connection."""
+        if self._display is None:
+            raise ConnectionLost(self._path)
+        return self._globals[interface]
+
+    def _future(self) -> asyncio.Future[Proxy]:
+        future: asyncio.Future[Proxy] = self._loop.create_future()
+        self._pending.add(future)
+        future.add_done_callback(self._pending.discard)
+        return future
+
+    async def _sync(self) -> None:
+        assert self._display is not None
+        future = self._future()
+
+        def done(_callback: Proxy, _serial: int) -> None:
+            if not future.done():
+                future.set_result(None)
+
+        callback = self._display.sync()
+        callback.dispatcher["done"] = done
+        self.flush()
+        await future
+
+    async def import_dmabuf(self, fd: int, width: int, height: int, stride: int, offset: int, code: int) -> Image:
+        """A wl_buffer over a dma-buf (the fd stays the caller's); never create_immed, so that a
+        refusal is ImportRefused and not the end of the connection."""
+        if not self.takes_dmabuf(code):
+            raise ImportRefused(f"the compositor's linux-dmabuf does not list {fourcc.name(code)} as linear")
+        modifiers = self.dmabuf_formats[code]
+        modifier = _MOD_LINEAR if _MOD_LINEAR in modifiers else _MOD_INVALID
+        params = self.bound("zwp_linux_dmabuf_v1").create_params()
+        future = self._future()
+        # kept until there is an answer, also when nobody waits any more: the buffer that comes with
+        # it would otherwise stay in the compositor for ever
+        self._imports.add(params)
+        params.dispatcher["created"] = lambda _p, buffer: self._imported(future, params, buffer)
+        params.dispatcher["failed"] = lambda _p: self._imported(future, params, None)
+        params.add(fd, 0, offset, stride, modifier >> 32, modifier & 0xFFFFFFFF)
+        params.create(width, height, code, 0)
+        self.flush()
+        try:
+            async with asyncio.timeout(limits.IMPORT):
+                buffer = await self._answered(future)
+        except TimeoutError:
+            raise ImportRefused(f"no answer to the import in {limits.IMPORT} s") from None
+        if buffer is None:
+            raise ImportRefused(
+                f"the compositor can't import {width}x{height} {fourcc.name(code)} stride {stride} offset {offset}"
+            )
+        return Image(buffer, width, height)
+
+    async def _answered(self, future: asyncio.Future[Proxy]) -> Proxy:
+        try:
+            return await future
+        except asyncio.CancelledError:
+            # the answer may have come when this task could not take it any more
+            if future.done() and not future.cancelled() and not future.exception():
+                self._drop(future.result())
+            raise
+
+    def _imported(self, future: asyncio.Future[Proxy], params: Proxy, buffer: Proxy) -> None:
+        """Hand over the answer, or drop the buffer of an import that was given up."""
+        self._imports.discard(params)
+        params.destroy()
+        if not future.done():
+            future.set_result(buffer)
+        else:
+            self._drop(buffer)
+
+    def _drop(self, buffer: Proxy) -> None:
+        """A wl_buffer that nobody waits for any more; None: the import was refused."""
+        if buffer is not None and not buffer.destroyed:
+            buffer.destroy()
+            self.flush()
+
+    def share_memory(self, fd: int, size: int, width: int, height: int, stride: int, offset: int, code: int) -> Image:
+        """A wl_buffer over shared memory; the fd stays the caller's."""
+        if not self.takes_shm(code):
+            raise ImportRefused(f"the compositor's wl_shm does not list {fourcc.name(code)}")
+        pool = self.bound("wl_shm").create_pool(fd, size)
+        buffer = pool.create_buffer(offset, width, height, stride, fourcc.to_shm(code))
+        pool.destroy()
+        self.flush()
+        return Image(buffer, width, height)

@@ -1,0 +1,476 @@
+# SPDX-License-Identifier: MIT
+"""One connector of a DomU: its two shared pages, its two event channels, its window.
+
+A task takes requests from the ring in order and answers each. A flip is answered by an event on the
+event page once the window says what became of it. Each answer is in the journal before the frontend
+can see it, so that another process can go on at any instruction. All in the asyncio thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import functools
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .. import limits
+from ..displif import directory, edid, geometry, wire
+from ..displif.ring import EventPage, RequestRing, RingError
+from ..displif.spec import ConnectorSpec
+from ..errors import ConnectionLost, RequestError
+from ..link.messages import ConnectorStatus
+from ..log import RateLimit, fields
+from ..xen.gntdev import Gntdev, GrantMapping
+from .backing import CopyBacking
+from .framebuffers import Framebuffer, Framebuffers
+from .ports import Ports
+from .scene import Scene
+from .state import StoredConnector
+from .statefile import Journal, StateError
+
+if TYPE_CHECKING:
+    import mmap
+
+    from .window import Window
+
+log = logging.getLogger(__name__)
+
+# what a request that was begun and not answered finds done when it is begun again
+_DONE_ALREADY = {
+    wire.OP_DBUF_CREATE: errno.EEXIST,
+    wire.OP_DBUF_DESTROY: errno.ENOENT,
+    wire.OP_FB_ATTACH: errno.EEXIST,
+    wire.OP_FB_DETACH: errno.ENOENT,
+}
+
+Operate = Callable[[wire.Request], Awaitable[None]]
+
+
+class Configuration:
+    """What SET_CONFIG asked for and what was flipped to since."""
+
+    def __init__(self, request: wire.SetConfig, crop: geometry.Crop | None = None) -> None:
+        self.request = request
+        self.fb_cookie = request.fb_cookie
+        self.crop = crop
+
+
+@dataclass
+class Counters:
+    flips_requested: int = 0
+    flips_shown: int = 0
+    flips_not_shown: int = 0
+    events_dropped: int = 0
+    requests_refused: int = 0
+    protocol_errors: int = 0
+
+
+class Flip:
+    """A flip without an answer."""
+
+    def __init__(self, fb_cookie: int) -> None:
+        self.fb_cookie = fb_cookie
+
+
+class Connector:
+    """Owns its pages, ports and window from open() or adopt() to close()."""
+
+    def __init__(
+        self,
+        spec: ConnectorSpec,
+        grants: Gntdev,
+        ports: Ports,
+        scene: Scene,
+        framebuffers: Framebuffers,
+        slot: int,
+        journal: Journal,
+        *,
+        operate: Operate,
+        on_change: Callable[[], None],
+        on_broken: Callable[[str], None],
+    ) -> None:
+        """``operate`` does what isn't connector specific; ``on_change``: store the table."""
+        self.spec = spec
+        self.slot = slot
+        self.window: Window | None = None
+        self.configuration: Configuration | None = None
+        self.counters = Counters()
+        self._grants = grants
+        self._ports = ports
+        self._scene = scene
+        self._framebuffers = framebuffers
+        self._journal = journal
+        self._operate = operate
+        self._on_change = on_change
+        self._on_broken = on_broken
+        self._stack = contextlib.ExitStack()
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._open: list[Flip] = []
+        self._last_flip = 0
+        self._turn = asyncio.Event()
+        self._replayed = -1
+        self._response: tuple[int, ...] = (0, 0)
+        self._flip_time = self._frame_time = float("-inf")
+        self._loop = asyncio.get_running_loop()
+        self._quiet = RateLimit()
+        self._fields = {"domid": grants.domid, "connector": spec.name}
+        self._own: dict[int, Callable[..., Awaitable[int | None]]] = {
+            wire.OP_SET_CONFIG: self._set_config,
+            wire.OP_PG_FLIP: self._pg_flip,
+            wire.OP_GET_EDID: self._get_edid,
+        }
+
+    # -- opening and closing
+
+    def open(self) -> None:
+        """Map the pages and bind the channels; OSError leaves nothing behind."""
+        try:
+            self._requests = RequestRing(self._page(self.spec.req_ref))
+            self._stack.callback(self._requests.close)
+            self._events = EventPage(self._page(self.spec.evt_ref))
+            self._stack.callback(self._events.close)
+            self.req_port = self._bind(self.spec.req_port, self._wake.set)
+            self.evt_port = self._bind(self.spec.evt_port, lambda: None)
+        except OSError:
+            self._stack.close()
+            raise
+        self._save()
+        self._describe()
+
+    def adopt(self, stored: StoredConnector) -> None:
+        """Go on where another process ended; OSError or StateError leaves nothing behind."""
+        values = self._journal.load()
+        answered, in_prod, event_id, self._last_flip, fb_cookie, open_flips = values[:6]
+        if open_flips > limits.MAX_FLIPS or event_id > 0xFFFF or max(values[14:18]) >> 63:
+            raise StateError(f"has a journal of connector {self.spec.name} that can't be")
+        counters = self.counters
+        counters.flips_requested, counters.flips_shown, counters.flips_not_shown = values[14:17]
+        counters.requests_refused = values[17]
+        self._response = values[18:20]
+        if stored.config:
+            self.configuration = Configuration(wire.SetConfig(*stored.config))
+            self.configuration.fb_cookie = fb_cookie
+        self._open = [Flip(cookie) for cookie in values[6 : 6 + open_flips]]
+        try:
+            self._requests = RequestRing(self._page(self.spec.req_ref), answered)
+            self._stack.callback(self._requests.close)
+            self._events = EventPage(self._page(self.spec.evt_ref), (in_prod, event_id))
+            self._stack.callback(self._events.close)
+            for port, callback in (
+                (stored.req_port, self._wake.set),
+                (stored.evt_port, lambda: None),
+            ):
+                self._ports.adopt(port, callback)
+                self._stack.callback(self._ports.unbind, port)
+            self.req_port, self.evt_port = stored.req_port, stored.evt_port
+        except OSError:
+            self._stack.close()
+            raise
+        self._describe()
+        self._replayed = answered
+
+    def _describe(self) -> None:
+        self._journal.describe(self.spec.req_ref, self.spec.evt_ref, self.req_port, self.evt_port)
+
+    def start(self) -> None:
+        """Begin to answer. After adopt(): what was published or begun is told again."""
+        if self._replayed >= 0:
+            self._requests.complete(Journal.RESPONSE.pack(*self._response).ljust(64, b"\0"))
+            self._requests.publish()
+            self._events.publish()
+            for flip in list(self._open):
+                self._flip_done(flip, False)
+            self._notify(self.req_port)
+            self._notify(self.evt_port)
+        self._wake.set()
+        self._task = self._loop.create_task(self._run())
+
+    def _page(self, ref: int) -> mmap.mmap:
+        page: GrantMapping = self._grants.map([ref], writable=True)
+        self._stack.callback(page.close)
+        return page.map
+
+    def _bind(self, port: int, callback: Callable[[], None]) -> int:
+        local = self._ports.bind(port, callback)
+        self._stack.callback(self._ports.unbind, local)
+        return local
+
+    async def close(self) -> None:
+        """Stop answering and give pages, ports and window back; idempotent."""
+        task, self._task = self._task, None
+        if task and task is not asyncio.current_task():
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        self.abandon()
+
+    def abandon(self) -> None:
+        """close(), for a connector that hasn't begun to answer."""
+        self.hide(answer=False)
+        self._stack.close()
+        self._journal.close()
+
+    def stored(self) -> StoredConnector:
+        configuration = self.configuration
+        config = vars(configuration.request).values() if configuration else ()
+        return StoredConnector(self.spec, self.slot, self.req_port, self.evt_port, tuple(config))
+
+    def _save(self) -> None:
+        self._save_answered(self._requests.answered)
+
+    def _save_answered(self, answered: int) -> None:
+        position = self._events.position
+        cookies = [flip.fb_cookie for flip in self._open]
+        counters = self.counters
+        self._journal.save(
+            answered,
+            *position,
+            self._last_flip,
+            self.configuration.fb_cookie if self.configuration else 0,
+            len(cookies),
+            *cookies,
+            *(0,) * (limits.MAX_FLIPS - len(cookies)),
+            counters.flips_requested,
+            counters.flips_shown,
+            counters.flips_not_shown,
+            counters.requests_refused,
+            *self._response,
+        )
+
+    # -- requests
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                for number, packet in enumerate(self._requests.take()):
+                    if number:
+                        await asyncio.sleep(0)  # others have their turn, however many there are
+                    await self._serve(wire.parse_request(packet))
+        except RingError as error:
+            self.counters.protocol_errors += 1
+            self._broken(str(error))
+        except OSError as error:
+            self._broken(str(error))
+        except Exception as error:  # a bug of ours must not look like a silent frontend
+            log.exception("internal error", extra=fields(**self._fields))
+            self._broken(f"internal error: {error}")
+
+    def _broken(self, reason: str) -> None:
+        self._on_broken(f"connector {self.spec.name}: {reason}")
+
+    async def _serve(self, request: wire.Request) -> None:
+        status, edid_sz = await self._answer(request)
+        response = wire.pack_response(request.id, request.operation, status, edid_sz)
+        self._response = Journal.RESPONSE.unpack_from(response)
+        self._save_answered((self._requests.answered + 1) & 0xFFFFFFFF)
+        self._requests.write(response)
+        if self._requests.publish():
+            self._notify(self.req_port)
+
+    async def _answer(self, request: wire.Request) -> tuple[int, int]:
+        """(status, edid_sz) of the response; status is 0 or a negative errno."""
+        own = self._own.get(request.operation)
+        try:
+            if own:
+                return 0, await own(request.body) or 0
+            await self._operate(request)
+            return 0, 0
+        except RequestError as error:
+            replayed = self._requests.answered == self._replayed
+            if replayed and _DONE_ALREADY.get(request.operation) == error.errno:
+                return 0, 0
+            self._refused(request.operation, error)
+            return -error.errno, 0
+        except ConnectionLost as error:
+            self._refused(request.operation, error)
+            return -errno.EAGAIN, 0
+        except OSError as error:
+            self._refused(request.operation, error)
+            return -(error.errno or errno.EIO), 0
+
+    def _refused(self, operation: int, error: Exception) -> None:
+        """Count and log a refused request; the log is rate limited per connector."""
+        self.counters.requests_refused += 1
+        if self._quiet.allow(self._loop.time()):
+            log.warning(
+                "request refused",
+                extra=fields(**self._fields, operation=f"0x{operation:02x}", reason=error),
+            )
+
+    async def _get_edid(self, request: wire.GetEdid) -> int:
+        if request.buffer_sz < wire.EDID_MAX_SIZE:
+            raise RequestError(errno.EINVAL, "buffer_sz", request.buffer_sz, f"at least {wire.EDID_MAX_SIZE}")
+        block = edid.build_edid(self.spec.width, self.spec.height, self.spec.name)
+        refs = directory.read_directory(self._grants.read_page, request.gref_directory, 1)
+        mapping = self._grants.map(refs, writable=True)
+        try:
+            mapping.map[: len(block)] = block
+        finally:
+            mapping.close()
+        return len(block)
+
+    async def _set_config(self, request: wire.SetConfig) -> None:
+        if request.reset:
+            self.configuration = None
+            self.hide()
+            self._on_change()
+            return
+        framebuffer = await self._drawn(request.fb_cookie)
+        self.configuration = Configuration(request, self._crop(request, framebuffer))
+        self._on_change()
+        self._present(framebuffer, None)
+
+    async def _pg_flip(self, request: wire.PgFlip) -> None:
+        number = (self._requests.answered + 1) & 0xFFFFFFFF
+        if self._requests.answered == self._replayed and self._last_flip == number:
+            return  # another process began it, and start() has answered it
+        if not await self._flip_turn():
+            raise RequestError(errno.EBUSY, "fb_cookie", request.fb_cookie, "too many open flips")
+        framebuffer = await self._drawn(request.fb_cookie)
+        configuration = self.configuration
+        if configuration is None:
+            raise RequestError(errno.EINVAL, "fb_cookie", request.fb_cookie, "flip before SET_CONFIG")
+        configuration.crop = self._crop(configuration.request, framebuffer)
+        configuration.fb_cookie = request.fb_cookie
+        flip = Flip(request.fb_cookie)
+        self._open.append(flip)
+        self._last_flip = number
+        self._flip_time = self._loop.time()
+        self.counters.flips_requested += 1
+        self._save()
+        self._present(framebuffer, flip)
+
+    async def _drawn(self, cookie: int) -> Framebuffer:
+        """The framebuffer, with its new content where the GPU reads it; RequestError if none."""
+        framebuffer = self._framebuffers.get(cookie)
+        caches = self._scene.caches
+        if caches and caches.needed:
+            await caches.write_back(framebuffer.buffer.backing)
+            return self._framebuffers.get(cookie)  # another connector may have detached it
+        return framebuffer
+
+    def _crop(self, request: wire.SetConfig, framebuffer: Framebuffer) -> geometry.Crop:
+        return geometry.crop_of(request, framebuffer.width, framebuffer.height, self.spec.width, self.spec.height)
+
+    # -- flips
+
+    async def _flip_turn(self) -> bool:
+        """Wait, within bounds, until the last flip is answered; False if too many are open."""
+        if self._open:
+            self._turn.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(limits.FLIP_TURN):
+                    await self._turn.wait()
+        return len(self._open) < limits.MAX_FLIPS
+
+    def _flip_done(self, flip: Flip, shown: bool) -> None:
+        """Answer a flip with what became of it; nothing after close()."""
+        if flip not in self._open:
+            return
+        self._open.remove(flip)
+        self._turn.set()
+        if shown:
+            self.counters.flips_shown += 1
+            self._frame_time = self._loop.time()
+        else:
+            self.counters.flips_not_shown += 1
+        try:
+            self._events.write_flip(flip.fb_cookie)
+        except RingError as error:
+            self.counters.events_dropped += 1
+            if self._quiet.allow(self._loop.time()):
+                log.warning("event dropped", extra=fields(**self._fields, reason=error))
+            return
+        self._save()
+        self._events.publish()
+        self._notify(self.evt_port)
+
+    def _notify(self, port: int) -> None:
+        try:
+            self._ports.notify(port)
+        except OSError as error:
+            self._broken(str(error))
+
+    # -- what is shown
+
+    def _present(self, framebuffer: Framebuffer, flip: Flip | None) -> None:
+        compositor, image = self._scene.compositor, framebuffer.image
+        done = functools.partial(self._flip_done, flip) if flip else None
+        if image is None or compositor is None:
+            if done:
+                delay = 1 / self._scene.display.hidden_flips_per_second
+                self._loop.call_later(delay, done, False)
+            return
+        configuration = self.configuration
+        assert configuration is not None
+        if configuration.crop is None:  # of another process
+            configuration.crop = self._crop(configuration.request, framebuffer)
+        if self.window is None:
+            self.window = compositor.open_window(
+                f"{self._scene.domain} {self.spec.name}",
+                f"{self._scene.display.app_id}.{self._scene.domain}.{self.spec.name}",
+                self._scene.display.scale,
+                self._scene.display.hidden_flips_per_second,
+            )
+        self.window.present(
+            image,
+            configuration.crop,
+            done,
+            # the DomU's pages aren't what the compositor reads of a copy
+            wait_release=not isinstance(framebuffer.buffer.backing, CopyBacking),
+        )
+
+    def show_again(self, framebuffer: Framebuffer) -> None:
+        """Present a framebuffer whose wl_buffer came late, if it is what should be shown."""
+        configuration = self.configuration
+        if configuration and configuration.fb_cookie == framebuffer.cookie:
+            try:
+                self._present(framebuffer, None)
+            except RequestError as error:  # another process died amid SET_CONFIG: it comes again
+                self._refused(wire.OP_SET_CONFIG, error)
+
+    def hide(self, *, answer: bool = True) -> None:
+        """Unmap the window; flips still open are answered as not shown."""
+        window, self.window = self.window, None
+        if window:
+            window.destroy()
+        if answer:
+            for flip in list(self._open):
+                self._flip_done(flip, False)
+        else:
+            self._open.clear()
+
+    def drop(self, framebuffer: Framebuffer) -> None:
+        """Show a framebuffer no longer, which is about to go."""
+        configuration = self.configuration
+        if configuration and configuration.fb_cookie == framebuffer.cookie:
+            self.configuration = None
+            self.hide()
+        elif self.window and self.window.shows(framebuffer.image) and not self.window.replace(framebuffer.image):
+            self.hide()
+
+    def status(self) -> ConnectorStatus:
+        configuration = self.configuration
+        return ConnectorStatus(
+            self.spec.index,
+            self.spec.name,
+            self.spec.width,
+            self.spec.height,
+            configuration.fb_cookie if configuration else 0,
+            bool(self.window and self.window.hidden),
+            flips_open=len(self._open),
+            flip_age=self._age(self._flip_time),
+            frame_age=self._age(self._frame_time),
+            **vars(self.counters),
+        )
+
+    def _age(self, then: float) -> int:
+        """Milliseconds since, -1: never."""
+        return -1 if then < 0 else int((self._loop.time() - then) * 1000)

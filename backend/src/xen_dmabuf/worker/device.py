@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: MIT
+"""One vdispl device of a DomU: routes requests, and owns the tables and the connectors.
+
+Asyncio thread only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+from collections.abc import Awaitable, Callable
+
+from ..config import Quota
+from ..displif import wire
+from ..displif.spec import ConnectorSpec
+from ..errors import RequestError
+from ..link.messages import DeviceStatus, Held
+from ..xen.gntdev import Gntdev
+from .backing import BackingFactory
+from .connector import Connector
+from .displaybuffers import DisplayBuffers
+from .framebuffers import Framebuffer, Framebuffers
+from .ports import Ports
+from .releases import Releases
+from .scene import Scene
+from .state import StoredConnector, StoredDevice
+from .statefile import StateFile
+from .store import FdStore
+
+
+class Device:
+    """The state between connect() or adopt() and close() of one frontend."""
+
+    def __init__(
+        self,
+        number: int,
+        grants: Gntdev,
+        ports: Ports,
+        scene: Scene,
+        quota: Quota,
+        releases: Releases,
+        store: FdStore,
+        state: StateFile,
+        factory: Callable[[], Awaitable[BackingFactory]],
+        on_change: Callable[[], None],
+        on_broken: Callable[[str], None],
+    ) -> None:
+        """``factory`` may wait for the compositor, ``on_change`` stores what stored() returns,
+        ``on_broken`` hears why the frontend can't be served any more."""
+        self.number = number
+        self.connectors: list[Connector] = []
+        self.buffers = DisplayBuffers(grants, quota, scene.domain, releases, store, factory)
+        self.framebuffers = Framebuffers(self.buffers, scene, quota, self._drop, self._show_again)
+        self._grants = grants
+        self._ports = ports
+        self._scene = scene
+        self._state = state
+        self._on_change = on_change
+        self._on_broken = on_broken
+        self._lock = asyncio.Lock()  # of the tables: connectors' requests, and close()
+
+    # -- connecting
+
+    def connect(self, specs: tuple[ConnectorSpec, ...]) -> None:
+        """Open all connectors; OSError or StateError: the caller closes what there is."""
+        for spec in specs:
+            connector = self._connector(spec)
+            self.connectors.append(connector)  # close() gives its journal back if it can't open
+            connector.open()
+        self.start()
+
+    def adopt(self, stored: StoredDevice, files: dict[str, int]) -> None:
+        """What another process had; takes the buffers' files. Nobody is answered before start().
+
+        OSError, StateError or RequestError: it can't be gone on with; the caller calls abandon().
+        """
+        for number in stored.buffers:
+            self.buffers.restore(number, files)
+        for framebuffer in stored.framebuffers:
+            self.framebuffers.adopt(framebuffer)
+        for entry in stored.connectors:
+            connector = self._connector(entry.spec, entry)
+            self.connectors.append(connector)
+            connector.adopt(entry)
+
+    def abandon(self) -> None:
+        """Close what adopt() has taken so far; nobody was answered and nothing is waited for."""
+        for connector in self.connectors:
+            with contextlib.suppress(OSError):
+                connector.abandon()
+        self.connectors.clear()
+        self.framebuffers.close()
+        self.buffers.abandon()
+
+    def _connector(self, spec: ConnectorSpec, stored: StoredConnector | None = None) -> Connector:
+        slot, journal = self._state.take_journal(stored.journal if stored else -1)
+        return Connector(
+            spec,
+            self._grants,
+            self._ports,
+            self._scene,
+            self.framebuffers,
+            slot,
+            journal,
+            operate=lambda request: self._operate(spec.index, request),
+            on_change=self._on_change,
+            on_broken=self._on_broken,
+        )
+
+    def start(self) -> None:
+        """Begin to answer."""
+        for connector in self.connectors:
+            connector.start()
+
+    async def close(self) -> bool:
+        """Crash-release: give everything back, whatever phase the DomU died in.
+
+        True once no page of the DomU is mapped any more, False if the compositor still holds some
+        after a bounded wait (the kernel gives them back when it lets go). Idempotent.
+        """
+        connectors, self.connectors = self.connectors, []
+        for connector in connectors:
+            await connector.close()
+            self._state.give_journal(connector.slot)
+        async with self._lock:
+            self.framebuffers.close()
+        return await self.buffers.close()
+
+    # -- requests that aren't connector specific
+
+    async def _operate(self, connector: int, request: wire.Request) -> None:
+        body = request.body
+        if body is None:
+            raise RequestError(errno.EOPNOTSUPP, "operation", f"0x{request.operation:02x}", "unknown")
+        if connector != 0:
+            raise RequestError(errno.EINVAL, "connector", connector, "must be sent over connector 0")
+        async with self._lock:
+            if isinstance(body, wire.DbufCreate):
+                await self.buffers.create(body)
+            elif isinstance(body, wire.DbufDestroy):
+                await self._destroy(body.dbuf_cookie)
+            elif isinstance(body, wire.FbAttach):
+                await self.framebuffers.attach(body)
+            elif isinstance(body, wire.FbDetach):
+                self.framebuffers.detach(body.fb_cookie)
+        self._on_change()
+
+    async def _destroy(self, cookie: int) -> None:
+        for framebuffer in self.framebuffers.on(self.buffers.get(cookie)):
+            self.framebuffers.drop(framebuffer)
+        buffer = self.buffers.take(cookie)
+        self._on_change()  # before its files go: a table that names them could not be gone on with
+        await self.buffers.give_back(buffer)
+
+    # -- what is shown
+
+    def _drop(self, framebuffer: Framebuffer) -> None:
+        for connector in self.connectors:
+            connector.drop(framebuffer)
+
+    def _show_again(self, framebuffer: Framebuffer) -> None:
+        for connector in self.connectors:
+            connector.show_again(framebuffer)
+
+    def compositor_lost(self) -> None:
+        """Forget every Wayland object; the DomU's pages stay mapped and backed."""
+        for connector in self.connectors:
+            connector.hide()
+        self.framebuffers.compositor_lost()
+
+    async def restore(self) -> None:
+        """Show in a new compositor what was shown in the old one, or by another process."""
+        await self.framebuffers.restore()
+        for framebuffer in self.framebuffers:
+            self._show_again(framebuffer)
+
+    # -- what others hear
+
+    def held(self) -> Held:
+        return Held(self.number, tuple(connector.spec for connector in self.connectors))
+
+    def stored(self) -> StoredDevice:
+        return StoredDevice(
+            self.number,
+            tuple(connector.stored() for connector in self.connectors),
+            tuple(buffer.number for buffer in self.buffers),
+            tuple(framebuffer.stored() for framebuffer in self.framebuffers),
+        )
+
+    def status(self) -> DeviceStatus:
+        return DeviceStatus(
+            tuple(connector.status() for connector in self.connectors),
+            tuple(buffer.status(self.framebuffers.formats(buffer)) for buffer in self.buffers),
+        )

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: MIT
+"""The event channels of one DomU in the event loop: callbacks, and storms held off."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from ..xen.evtchn import Evtchn
+
+_BURST = 500  # events of one port within _WINDOW that are taken at once
+_WINDOW = 0.5
+_PENALTY = 0.02  # then the port stays masked this long: the kernel holds the storm off
+
+
+class Ports:
+    """Owns the file. Callbacks run in the asyncio thread; a port is unmasked after its callback."""
+
+    def __init__(self, evtchn: Evtchn) -> None:
+        self.evtchn = evtchn
+        self._loop = asyncio.get_running_loop()
+        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._counts: dict[int, tuple[float, int]] = {}
+        self.throttled = 0
+        self._loop.add_reader(evtchn.fd, self._readable)
+
+    def close(self) -> None:
+        if self.evtchn.fd >= 0:
+            self._loop.remove_reader(self.evtchn.fd)
+            self.evtchn.close()
+
+    def bind(self, remote_port: int, callback: Callable[[], None]) -> int:
+        """Bind the DomU's port; returns the local one, for notify() and unbind()."""
+        port = self.evtchn.bind(remote_port)
+        self._callbacks[port] = callback
+        return port
+
+    def adopt(self, port: int, callback: Callable[[], None]) -> None:
+        """Go on with a port that another process bound, and may have left masked. OSError."""
+        self.evtchn.notify(port)  # fails unless the file has this port
+        self._callbacks[port] = callback
+        self.evtchn.unmask(port)
+
+    def unbind(self, port: int) -> None:
+        if self._callbacks.pop(port, None) is not None:
+            self._counts.pop(port, None)
+            self.evtchn.unbind(port)
+
+    def notify(self, port: int) -> None:
+        self.evtchn.notify(port)
+
+    def _readable(self) -> None:
+        try:
+            ports = self.evtchn.read()
+        except BlockingIOError:
+            return
+        for port in ports:
+            callback = self._callbacks.get(port)
+            if callback is None:
+                continue
+            callback()
+            delay = self._delay(port)
+            if delay:
+                self._loop.call_later(delay, self._unmask, port)
+            else:
+                self._unmask(port)
+
+    def _delay(self, port: int) -> float:
+        now = self._loop.time()
+        start, count = self._counts.get(port, (now, 0))
+        if now - start > _WINDOW:
+            start, count = now, 0
+        self._counts[port] = (start, count + 1)
+        if count < _BURST:
+            return 0.0
+        self.throttled += 1
+        return _PENALTY
+
+    def _unmask(self, port: int) -> None:
+        if port in self._callbacks:
+            self.evtchn.unmask(port)

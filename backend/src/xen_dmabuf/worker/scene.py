@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: MIT
+"""What all devices of a DomU share: the compositor of the moment, its GPU's caches, counters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..config import Display
+
+if TYPE_CHECKING:  # the compositor's code is loaded when the rings are served already
+    from .caches import Caches
+    from .compositor import Compositor
+
+
+class Scene:
+    """Written by the worker, read by its devices. ``compositor`` and ``caches`` may be None."""
+
+    def __init__(self, domain: str, display: Display) -> None:
+        self.domain = domain
+        self.display = display
+        self.compositor: Compositor | None = None
+        self.caches: Caches | None = None
+        self.pixel_bytes_copied = 0
+
+    def flush(self) -> None:
+        if self.compositor:
+            self.compositor.flush()

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: MIT
+"""A compositor that does what Weston can't be asked for: it takes any descriptor for a dma-buf, it
+says so when it likes, and it ends connections.
+
+It speaks as much of Wayland as a Compositor (xen_dmabuf.worker.compositor) needs to import buffers,
+and draws nothing. In the asyncio thread of the test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+
+from xen_dmabuf.displif import fourcc
+
+_GLOBALS = {
+    "wl_compositor": 4,
+    "wl_shm": 1,
+    "xdg_wm_base": 1,
+    "wp_viewporter": 1,
+    "zwp_linux_dmabuf_v1": 3,
+}
+_SERVERS = 0xFF000000
+
+
+class _Client:
+    def __init__(self, owner: OddCompositor, connection: socket.socket) -> None:
+        self._owner = owner
+        self.connection = connection
+        self._kinds = {1: "wl_display"}
+        self._data = b""
+        self._syncs = 0
+        self._next = _SERVERS
+        self._waiting: list[int] = []
+        self._fds: list[int] = []
+        self.buffers: dict[int, int] = {}
+        asyncio.get_running_loop().add_reader(connection, self._readable)
+
+    def close(self) -> None:
+        if self.connection.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self.connection)
+            self.connection.close()
+        for fd in (*self._fds, *self.buffers.values()):
+            os.close(fd)
+        self._fds.clear()
+        self.buffers.clear()
+
+    def _readable(self) -> None:
+        try:
+            data, fds, _flags, _address = socket.recv_fds(self.connection, 65536, 28)
+        except ConnectionError:
+            data, fds = b"", []
+        self._fds += fds
+        if not data:
+            self.close()
+            return
+        self._data += data
+        while len(self._data) >= 8:
+            identifier, word = struct.unpack_from("@II", self._data)
+            size = word >> 16
+            if len(self._data) < size:
+                return
+            body, self._data = self._data[8:size], self._data[size:]
+            self._request(identifier, word & 0xFFFF, body)
+
+    def _send(self, identifier: int, opcode: int, body: bytes = b"") -> None:
+        if self.connection.fileno() >= 0:
+            header = struct.pack("@II", identifier, (8 + len(body)) << 16 | opcode)
+            self.connection.send(header + body)
+
+    def _request(self, identifier: int, opcode: int, body: bytes) -> None:
+        kind = self._kinds.get(identifier)
+        if kind == "wl_display":
+            (new,) = struct.unpack("@I", body)
+            (self._registry if opcode else self._sync)(new)
+        elif kind == "wl_registry":
+            self._bind(body)
+        elif kind == "zwp_linux_dmabuf_v1" and opcode == 1:
+            self._kinds[struct.unpack("@I", body)[0]] = "params"
+        elif kind == "params" and opcode == 2:
+            self._waiting.append(identifier)
+            self._owner.asked += 1
+            if not self._owner.holding:
+                self.answer()
+        elif kind == "wl_buffer" and opcode == 0:
+            os.close(self.buffers.pop(identifier))
+            self._owner.destroyed += 1
+
+    def _sync(self, new: int) -> None:
+        self._send(new, 0, struct.pack("@I", 0))
+        self._syncs += 1
+        if self._syncs == 2 and self._owner.ends_connections:
+            asyncio.get_running_loop().call_later(0.02, self.close)
+
+    def _registry(self, new: int) -> None:
+        self._kinds[new] = "wl_registry"
+        for name, (interface, version) in enumerate(_GLOBALS.items(), 1):
+            text = interface.encode() + b"\0"
+            text = struct.pack("@I", len(text)) + text.ljust(-(-len(text) // 4) * 4, b"\0")
+            self._send(new, 0, struct.pack("@I", name) + text + struct.pack("@I", version))
+
+    def _bind(self, body: bytes) -> None:
+        (name,) = struct.unpack_from("@I", body)
+        (new,) = struct.unpack_from("@I", body, len(body) - 4)
+        self._kinds[new] = list(_GLOBALS)[name - 1]
+        if self._kinds[new] == "zwp_linux_dmabuf_v1":
+            self._send(new, 1, struct.pack("@III", fourcc.XRGB8888, 0, 0))
+
+    def answer(self) -> None:
+        """Say that all buffers are imported that were asked for."""
+        for params in self._waiting:
+            self._kinds[self._next] = "wl_buffer"
+            self.buffers[self._next] = self._fds.pop(0)
+            self._send(params, 0, struct.pack("@I", self._next))
+            self._next += 1
+        self._waiting.clear()
+
+
+class OddCompositor:
+    """A context manager. ``asked``: imports; ``destroyed``: wl_buffers that a client destroyed."""
+
+    def __init__(self, path: str, *, holding: bool = False, ends_connections: bool = False) -> None:
+        self.holding = holding
+        self.ends_connections = ends_connections
+        self.asked = self.destroyed = 0
+        self.clients: list[_Client] = []
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.bind(path)
+        self._socket.listen()
+        self._socket.setblocking(False)
+
+    def __enter__(self) -> OddCompositor:
+        asyncio.get_running_loop().add_reader(self._socket, self._accept)
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        asyncio.get_running_loop().remove_reader(self._socket)
+        self._socket.close()
+        for client in self.clients:
+            client.close()
+
+    def _accept(self) -> None:
+        self.clients.append(_Client(self, self._socket.accept()[0]))
+
+    @property
+    def buffers(self) -> int:
+        """The wl_buffers that there are."""
+        return sum(len(client.buffers) for client in self.clients)
+
+    def answer(self) -> None:
+        """Answer all imports, and from now on at once."""
+        self.holding = False
+        for client in self.clients:
+            client.answer()

@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: MIT
+"""Workers as units: what systemctl is asked, what the unit files promise, and a real worker process.
+
+systemd is the edge: a script plays systemctl, and the worker gets LISTEN_FDS by hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import configparser
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from waiting import wait_until
+
+from xen_dmabuf.errors import UserError
+from xen_dmabuf.link import messages
+from xen_dmabuf.link.messages import AskStatus, Hello, Report, Start
+from xen_dmabuf.supervisor.lock import Instance
+from xen_dmabuf.supervisor.units import Units
+
+DATA = Path(__file__).parents[1] / "data/systemd"
+SOURCE = Path(__file__).parents[1] / "src"
+SYSTEMCTL = """#!/bin/sh
+echo "$@" >> {log}
+case "$*" in
+*list-units*)
+    echo "xen-dmabuf-worker@3.service loaded active running Display"
+    echo "xen-dmabuf-worker@12.socket loaded active running Link"
+    ;;
+*@9.*) echo "Unit xen-dmabuf-worker@9.socket not found." >&2; exit 5 ;;
+esac
+"""
+
+
+@pytest.fixture
+def systemctl(tmp_path):
+    """(Units, function that returns the command lines so far)."""
+    log, program = tmp_path / "log", tmp_path / "systemctl"
+    log.touch()
+    program.write_text(SYSTEMCTL.format(log=log))
+    program.chmod(0o755)
+
+    def asked() -> list[str]:
+        return [line.replace("--quiet --no-ask-password ", "") for line in log.read_text().splitlines()]
+
+    return Units(str(program), str(tmp_path)), asked
+
+
+def test_what_systemctl_is_asked(systemctl):
+    units, asked = systemctl
+
+    async def run():
+        await units.start(3)
+        await units.kill(3)
+        assert await units.running() == {3, 12}
+        await units.stop(3)
+
+    asyncio.run(run())
+    assert asked() == [
+        "start xen-dmabuf-worker@3.socket",
+        "kill --signal=KILL xen-dmabuf-worker@3.service",
+        "list-units --plain --no-legend --all xen-dmabuf-worker@*",
+        "stop xen-dmabuf-worker@3.socket xen-dmabuf-worker@3.service",
+        "reset-failed xen-dmabuf-worker@3.socket xen-dmabuf-worker@3.service",
+    ]
+
+
+def test_what_systemctl_refuses_is_said(systemctl):
+    units, _asked = systemctl
+    with pytest.raises(OSError, match=r"start xen-dmabuf-worker@9.socket: Unit .* not found"):
+        asyncio.run(units.start(9))
+
+
+def test_without_systemctl_there_is_a_reason(tmp_path):
+    with pytest.raises(OSError, match="nowhere"):
+        asyncio.run(Units(str(tmp_path / "nowhere")).start(1))
+
+
+def unit(name: str) -> dict[str, list[str]]:
+    """A unit file's settings: every value of each name."""
+    settings: dict[str, list[str]] = {}
+    for line in (DATA / name).read_text().splitlines():
+        key, equals, value = line.partition("=")
+        if equals and not line.startswith("#"):
+            settings.setdefault(key, []).append(value)
+    return settings
+
+
+def test_no_unit_takes_modules_from_the_current_folder():
+    """A planted argparse.py would run as root, or as every worker."""
+    for name in ("xen-dmabuf-backend.service", "xen-dmabuf-worker@.service"):
+        (command,) = unit(name)["ExecStart"]
+        assert command.startswith("/usr/bin/python3 -I -m xen_dmabuf."), name
+
+
+def test_a_worker_is_confined_watched_and_alone():
+    worker = unit("xen-dmabuf-worker@.service")
+    assert worker["DynamicUser"] == ["yes"] and worker["User"] == ["xen-dmabuf-%i"]
+    for name in ("MemoryMax", "TasksMax", "CPUWeight", "LogRateLimitBurst", "WatchdogSec", "FileDescriptorStoreMax"):
+        assert worker[name] != [""], name
+    assert worker["Restart"] == ["always"] and worker["StartLimitIntervalSec"] == ["0"]
+    assert worker["OOMPolicy"] == ["kill"]
+    assert "NotifyAccess" in worker and worker["NotifyAccess"] == ["main"]
+    assert unit("xen-dmabuf-backend.service")["OOMPolicy"] == ["continue"]
+    link = unit("xen-dmabuf-worker@.socket")
+    assert link["SocketMode"] == ["0600"] and link["FileDescriptorName"] == ["link"]
+    assert link["ListenStream"] == [Units().socket(0).replace("0.sock", "%i.sock")]
+
+
+@pytest.mark.parametrize("name", ["xen-dmabuf-backend.service", "xen-dmabuf-worker@.service"])
+def test_no_unit_has_a_capability(name):
+    assert unit(name)["CapabilityBoundingSet"] == [""] and unit(name)["AmbientCapabilities"] == [""]
+
+
+def test_unit_files_are_well_formed():
+    for path in DATA.iterdir():
+        parser = configparser.ConfigParser(strict=False, interpolation=None)
+        parser.optionxform = str  # type: ignore[assignment]
+        parser.read_string(path.read_text())
+        assert "Unit" in parser, path
+
+
+# -- a real worker process
+
+AS_SYSTEMD = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ["LISTEN_PID"] = str(os.getpid())
+os.execv(sys.executable, [sys.executable, "-m", "xen_dmabuf.worker", "5"])
+"""
+
+
+@contextlib.contextmanager
+def worker_process(folder: Path, **variables: str) -> Iterator[tuple[subprocess.Popen, str]]:
+    """A worker that has its link from us, as from systemd; (process, path of the link)."""
+    path = str(folder / "5.sock")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path)
+        listening.listen()
+        descriptor = listening.fileno()
+        environment = os.environ | {
+            "PYTHONPATH": str(SOURCE),
+            "LISTEN_FDS": "1",
+            "LISTEN_FDNAMES": "link",
+        }
+        environment.pop("NOTIFY_SOCKET", None)
+        environment |= variables
+        process = subprocess.Popen(
+            [sys.executable, "-c", AS_SYSTEMD, str(descriptor)],
+            env=environment,
+            pass_fds=[descriptor],
+            text=True,
+            stderr=subprocess.PIPE,
+        )
+        try:
+            yield process, path
+        finally:
+            process.kill()
+            process.communicate()
+
+
+@contextlib.contextmanager
+def linked(path: str):
+    """A supervisor's connection, as a file of lines."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(60)
+        client.connect(path)
+        with client.makefile("rwb", buffering=0) as stream:
+            yield stream
+
+
+def heard(stream) -> messages.Message:
+    return messages.parse(stream.readline(), messages.TO_SUPERVISOR)
+
+
+def test_a_worker_says_hello_to_each_supervisor_and_serves_the_last(tmp_path):
+    with worker_process(tmp_path) as (process, path):
+        with linked(path) as first:
+            assert heard(first) == Hello(-1)
+            with linked(path) as second:
+                assert heard(second) == Hello(-1)
+                assert first.readline() == b"", "the first was given up"
+                second.write(messages.line(AskStatus()))
+                report = heard(second)
+                assert isinstance(report, Report) and report.status.pid == process.pid
+        with linked(path) as third:
+            assert heard(third) == Hello(-1), "supervisors come and go"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+
+
+def test_a_worker_ends_with_what_is_missing(tmp_path):
+    if os.path.exists("/dev/xen/gntdev"):
+        pytest.skip("LOUD: this machine has gntdev; a missing device is NOT tested")
+    with worker_process(tmp_path) as (process, path), linked(path) as stream:
+        heard(stream)
+        stream.write(messages.line(Start(5, "domu")))
+        assert process.wait(60) == 2
+        assert "/dev/xen/gntdev" in process.stderr.read()
+
+
+@pytest.mark.parametrize("line", [b"nonsense\n", messages.line(Start(6, "another's")), messages.line(Hello(-1))])
+def test_a_supervisor_that_talks_to_the_wrong_worker_is_refused(tmp_path, line):
+    with worker_process(tmp_path) as (process, path):
+        with linked(path) as stream:
+            heard(stream)
+            stream.write(line)
+            assert stream.readline() == b""
+        with linked(path) as stream:
+            assert heard(stream) == Hello(-1)
+        assert process.poll() is None
+
+
+@pytest.mark.parametrize("arguments", [[], ["five"], ["1", "2"]])
+def test_a_worker_without_domain_says_how_it_is_started(arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", "xen_dmabuf.worker", *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(SOURCE)},
+        check=False,
+    )
+    assert done.returncode != 0 and "started by systemd only" in done.stderr
+
+
+def test_a_worker_without_its_socket_says_what_to_start():
+    done = subprocess.run(
+        [sys.executable, "-m", "xen_dmabuf.worker", "5"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(SOURCE)},
+        check=False,
+    )
+    assert done.returncode == 2 and "xen-dmabuf-worker@DOMID.socket" in done.stderr
+
+
+def test_watchdog_is_fed(tmp_path):
+    """By the loop: one that stands still feeds nothing."""
+    address = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(address)
+        notify.settimeout(60)
+        with worker_process(tmp_path, NOTIFY_SOCKET=address, WATCHDOG_USEC="300000"):
+            words = [notify.recv(100).decode() for _ in range(5)]
+    assert "READY=1" in words and words.count("WATCHDOG=1") >= 3
+
+
+# -- one supervisor at a time
+
+
+def test_a_second_supervisor_is_refused_by_name(tmp_path):
+    path = str(tmp_path / "folder/control.sock")
+    mask = os.umask(0o077)
+    try:
+        with Instance(path), pytest.raises(UserError, match=f"process {os.getpid()}"), Instance(path):
+            pytest.fail("two supervisors")
+        with Instance(path):
+            pass
+    finally:
+        os.umask(mask)
+
+
+def test_a_lock_that_cannot_be_made_is_said(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="set control_socket"), Instance(str(tmp_path / "file/control.sock")):
+        pass
+
+
+def test_the_lock_ends_with_its_process(tmp_path):
+    path = str(tmp_path / "control.sock")
+    child = os.fork()
+    if child == 0:
+        with Instance(path):
+            (tmp_path / "held").touch()
+            time.sleep(600)
+    wait_until((tmp_path / "held").exists, "the other's lock")
+    with pytest.raises(UserError, match=f"process {child}"), Instance(path):
+        pass
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    with Instance(path):
+        pass
+
+
+# -- the journal
+
+
+def test_lines_reach_the_journal_with_their_fields(monkeypatch):
+    from systemd import journal
+
+    from xen_dmabuf import log
+
+    sent: list[str] = []
+    monkeypatch.setattr(journal, "sendv", lambda *words: sent.extend(words))
+    logger = logging.getLogger("xen_dmabuf.test")
+    handler = log._Journal(journal.send)
+    logger.addHandler(handler)
+    try:
+        logger.warning("device refused", extra=log.fields(domain="d u", domid=3, reason="no\x1b"))
+    finally:
+        logger.removeHandler(handler)
+    assert 'MESSAGE=xen_dmabuf.test: device refused domain="d u" domid=3 reason="no\\u001b"' in sent
+    assert {"PRIORITY=4", "XEN_DMABUF_DOMAIN=d u", "XEN_DMABUF_DOMID=3"} <= set(sent)
+
+
+def test_a_journal_that_is_gone_loses_no_line(capsys):
+    from xen_dmabuf import log
+
+    def refuse(*_words, **_named):
+        raise ConnectionRefusedError(111, "journald is stopped")
+
+    record = logging.LogRecord("xen_dmabuf", logging.ERROR, "file", 1, "a line", (), None)
+    log._Journal(refuse).emit(record)
+    assert "a line" in capsys.readouterr().err
