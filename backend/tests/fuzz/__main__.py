@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: MIT
+"""`make fuzz [N=inputs] [SEED=number] [TARGET=name]`: hostile inputs for the backend, by seed."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import random
+import sys
+import time
+
+from .base import Failure, Target
+from .requests import Requests
+from .words import Words
+from .xenstore import Xenstore
+
+TARGETS: dict[str, type[Target]] = {kind.name: kind for kind in (Requests, Words, Xenstore)}
+SHARES = {"requests": 0.7, "words": 0.2, "xenstore": 0.1}
+"""Of the inputs, so that each target has about the same time."""
+PIECE = 20_000
+"""Inputs that a process does at a time: then there is something to say."""
+
+
+def _piece(job: tuple[str, int, int]) -> tuple[int, str]:
+    """(inputs done, what failed or nothing) of a target's piece."""
+    name, seed, inputs = job
+    try:
+        return TARGETS[name]().run(seed, inputs), ""
+    except Failure as error:
+        return 0, str(error)
+
+
+def jobs(names: list[str], seed: int, inputs: int) -> list[tuple[str, int, int]]:
+    """Pieces of all targets; each has seeds of its own, so that a session is done once."""
+    total = sum(SHARES[name] for name in names)
+    pieces = []
+    for name in names:
+        left, start = max(1, round(inputs * SHARES[name] / total)), seed
+        while left > 0:
+            pieces.append((name, start, min(left, PIECE)))
+            left -= PIECE
+            start += PIECE  # more than the sessions of a piece
+    return pieces
+
+
+def fuzz(names: list[str], seed: int, inputs: int, processes: int) -> tuple[int, list[str]]:
+    """Inputs that were given, and the failures; a progress line for each tenth."""
+    todo = jobs(names, seed, inputs)
+    done, failures, began, said = 0, [], time.monotonic(), 0
+    with multiprocessing.Pool(processes) as pool:
+        for number, (count, failure) in enumerate(pool.imap_unordered(_piece, todo), 1):
+            done += count
+            if failure:
+                failures.append(failure)
+                print(failure, flush=True)
+            if number * 10 // len(todo) > said or number == len(todo):
+                said = number * 10 // len(todo)
+                rate = done / (time.monotonic() - began)
+                print(f"fuzz: {done:,} inputs, {rate:,.0f} a second, {len(failures)} failures", flush=True)
+    return done, failures
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="make fuzz", description=__doc__)
+    parser.add_argument("--inputs", type=int, default=1_000_000, metavar="N", help="in all (default: a million)")
+    parser.add_argument("--seed", type=int, default=None, help="of the first session (default: a random one)")
+    parser.add_argument("--target", choices=TARGETS, help="only this one (default: all)")
+    options = parser.parse_args(arguments)
+    seed = random.randrange(1 << 32) if options.seed is None else options.seed
+    names = [options.target] if options.target else list(TARGETS)
+    print(f"fuzz: {', '.join(names)}, {options.inputs:,} inputs, seed {seed}", flush=True)
+    _done, failures = fuzz(names, seed, options.inputs, os.cpu_count() or 1)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
