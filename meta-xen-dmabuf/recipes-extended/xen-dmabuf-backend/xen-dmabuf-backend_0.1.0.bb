@@ -15,26 +15,38 @@ SRC_URI += "file://run-ptest"
 
 REQUIRED_DISTRO_FEATURES = "xen-dmabuf xen wayland opengl systemd"
 
-inherit features_check python_setuptools_build_meta systemd useradd ptest
+inherit bash-completion features_check python_setuptools_build_meta systemd useradd ptest
 
 SYSTEMD_SERVICE:${PN} = "xen-dmabuf-backend.service"
 
-# weston-init's groups: the compositor's socket and the GPU's nodes.
+# Groups of the devices and of the compositor's socket; the workers' accounts are systemd's (DynamicUser=).
 USERADD_PACKAGES = "${PN}"
 GROUPADD_PARAM:${PN} = "--system xen-dmabuf; --system wayland; --system render"
-USERADD_PARAM:${PN} = "--system --no-create-home --home-dir /nonexistent \
-                       --shell /sbin/nologin --gid xen-dmabuf --groups wayland,video,render xen-dmabuf"
+
+# systemd before 256 asks root, too, for this capability before it starts or stops a unit.
+XEN_DMABUF_OLD_SYSTEMD = "${@bb.utils.contains('LAYERSERIES_CORENAMES', 'scarthgap', '1', '0', d)}"
 
 # The same files as backend/data/INSTALL.toml lists.
 do_install:append() {
-    install -Dm 0644 ${S}/data/xen-dmabuf-backend.service ${D}${systemd_system_unitdir}/xen-dmabuf-backend.service
+    install -Dm 0644 ${S}/data/systemd/xen-dmabuf-backend.service ${D}${systemd_system_unitdir}/xen-dmabuf-backend.service
+    install -Dm 0644 ${S}/data/systemd/xen-dmabuf-worker@.socket ${D}${systemd_system_unitdir}/xen-dmabuf-worker@.socket
+    install -Dm 0644 ${S}/data/systemd/xen-dmabuf-worker@.service ${D}${systemd_system_unitdir}/xen-dmabuf-worker@.service
     install -Dm 0644 ${S}/data/xen-dmabuf.sysusers ${D}${nonarch_libdir}/sysusers.d/xen-dmabuf.conf
     install -Dm 0644 ${S}/data/xen-dmabuf.rules ${D}${nonarch_base_libdir}/udev/rules.d/70-xen-dmabuf.rules
     install -Dm 0644 ${S}/data/backend.toml ${D}${sysconfdir}/xen-dmabuf/backend.toml
+    install -Dm 0644 ${S}/data/man/xen-dmabuf-backend.1 ${D}${mandir}/man1/xen-dmabuf-backend.1
+    install -Dm 0644 ${S}/data/man/backend.toml.5 ${D}${mandir}/man5/backend.toml.5
+    install -Dm 0644 ${S}/data/man/xen-dmabuf-backend.service.8 ${D}${mandir}/man8/xen-dmabuf-backend.service.8
+    install -Dm 0644 ${S}/data/completion/xen-dmabuf-backend ${D}${datadir}/bash-completion/completions/xen-dmabuf-backend
+    if [ "${XEN_DMABUF_OLD_SYSTEMD}" = 1 ]; then
+        install -d ${D}${systemd_system_unitdir}/xen-dmabuf-backend.service.d
+        printf '[Service]\nCapabilityBoundingSet=CAP_SYS_ADMIN\n' \
+            > ${D}${systemd_system_unitdir}/xen-dmabuf-backend.service.d/systemd-255.conf
+    fi
 }
 
 do_install_ptest() {
-    cp -r ${S}/tests ${D}${PTEST_PATH}/
+    cp -r ${S}/tests ${S}/data ${D}${PTEST_PATH}/
 }
 
 # A DomU that is to attack the backend has the program and the modules that it imports, not the service.
@@ -55,6 +67,7 @@ RDEPENDS:${PN} += "\
     libatomic \
     libgbm \
     python3-pywayland \
+    python3-systemd \
 "
 RDEPENDS:${PN}-modules += "\
     python3-asyncio \
