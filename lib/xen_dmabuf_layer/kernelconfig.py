@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: MIT
 """Did a kernel's .config take what a fragment asks for?"""
 
+from __future__ import annotations
+
 import re
 
 _SET = re.compile(r"^(CONFIG_\w+)=(.+)$")
 _UNSET = re.compile(r"^# (CONFIG_\w+) is not set$")
 
 
-def parse(text):
+def parse(text: str) -> dict[str, str]:
     """Return {symbol: value} of a .config or a fragment; "n" for an unset one."""
     values = {}
     for line in text.splitlines():
@@ -18,7 +20,7 @@ def parse(text):
     return values
 
 
-def unmet(config, fragments):
+def unmet(config: str, fragments: dict[str, str]) -> list[str]:
     """Return a line for each symbol that .config does not have as asked for.
 
     :param config: the text of the .config.

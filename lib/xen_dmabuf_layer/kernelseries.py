@@ -7,20 +7,26 @@ same two sorts of folders; its patches come last, and only where asked for.
 The layer, the testbed and tests/kernel_check.py all ask here.
 """
 
+from __future__ import annotations
+
 import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    Root = str | os.PathLike[str]
 
 TOP = "kernel-patches"
 COMMON = "common"
 EXTRA = "extra"
 
 
-def line_of(version):
+def line_of(version: str | None) -> str:
     """Return the line ("6.12") of a version ("6.12.47"), "" for none."""
     parts = (version or "").split(".")
     return ".".join(parts[:2]) if len(parts) > 1 and parts[0].isdigit() else ""
 
 
-def lines(root):
+def lines(root: Root) -> list[str]:
     """Return the lines that have a folder in kernel-patches/, oldest first.
 
     :param root: the repository's root.
@@ -32,18 +38,18 @@ def lines(root):
     return sorted(found, key=_numbers)
 
 
-def _numbers(line):
+def _numbers(line: str) -> list[int]:
     return [int(n) for n in line.split(".")]
 
 
-def nearest(root, version):
+def nearest(root: Root, version: str | None) -> str:
     """Return the newest covered line that is not newer than a version, else the oldest."""
     covered = lines(root)
     older = [s for s in covered if _numbers(s) <= _numbers(line_of(version) or "0")]
     return older[-1] if older else covered[0]
 
 
-def folders(root, line, extra=False):
+def folders(root: Root, line: str, extra: bool = False) -> list[str]:
     """Return where a line's patches lie, its own folder before the common one; some may not exist.
 
     :param extra: the folders of extra/ as well.
@@ -52,7 +58,7 @@ def folders(root, line, extra=False):
     return [os.path.join(root, part, name) for part in parts for name in (line, COMMON)]
 
 
-def patches(root, line, extra=False):
+def patches(root: Root, line: str, extra: bool = False) -> list[str]:
     """Return the paths of a line's patches in the order to apply them; none for an uncovered line.
 
     :param extra: those of extra/ as well, after all others.
@@ -63,9 +69,9 @@ def patches(root, line, extra=False):
     return found + _merged(os.path.join(root, TOP, EXTRA), line) if extra else found
 
 
-def _merged(part, line):
+def _merged(part: str, line: str) -> list[str]:
     """Return the patches of one part by file name, the line's instead of common ones."""
-    chosen = {}
+    chosen: dict[str, str] = {}
     for folder in (os.path.join(part, COMMON), os.path.join(part, line)):
         if os.path.isdir(folder):
             names = [name for name in os.listdir(folder) if name.endswith(".patch")]
@@ -73,7 +79,7 @@ def _merged(part, line):
     return [chosen[name] for name in sorted(chosen)]
 
 
-def problem(root, recipe, version, line):
+def problem(root: Root, recipe: str, version: str | None, line: str) -> str | None:
     """Return a sentence for a kernel recipe whose line has no patches, None for one that has."""
     if patches(root, line):
         return None

@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: MIT
 """What in a configuration cannot work, as sentences for the user."""
 
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from . import Store
+
 # Only recipes that linux-xen-dmabuf.inc is required by have this task.
 PATCHED_BY = "do_xen_dmabuf_configcheck"
 IMX8QM_DISPLAYS = ("lvds", "hdmi")
 NEEDED = ("xen", "virtualization", "pam", "wayland", "opengl")
 
 
-def problems(d):
+def problems(d: Store) -> list[str]:
     """Return a sentence for each setting that the feature cannot work with.
 
     :param d: the configuration's data store (anything with getVar).
@@ -17,10 +23,7 @@ def problems(d):
         return []
     found = []
     if d.getVar("VIRTUAL-RUNTIME_init_manager") != "systemd":
-        found.append(
-            "the backend, Weston and the guests are started by systemd units. "
-            'Set INIT_MANAGER = "systemd".'
-        )
+        found.append('the backend, Weston and the guests are started by systemd units. Set INIT_MANAGER = "systemd".')
     missing = [feature for feature in NEEDED if feature not in features]
     if missing:
         found.append(
@@ -38,12 +41,12 @@ def problems(d):
     if "imx8qm-mek" in overrides and display not in IMX8QM_DISPLAYS:
         found.append(
             f'XEN_DMABUF_IMX8QM_DISPLAY is "{display or ""}", but this layer has a device tree for '
-            f'these only. Set it to {" or ".join(IMX8QM_DISPLAYS)}.'
+            f"these only. Set it to {' or '.join(IMX8QM_DISPLAYS)}."
         )
     return found
 
 
-def missing_provider(d, item):
+def missing_provider(d: Store, item: str) -> str | None:
     """Return a sentence for a thing that nothing provides and the backend needs, else None."""
     if "xen-dmabuf" not in _features(d) or item not in ("virtual/libgbm", "libgbm"):
         return None
@@ -54,7 +57,7 @@ def missing_provider(d, item):
     )
 
 
-def unpatched_kernel(d):
+def unpatched_kernel(d: Store) -> str | None:
     """Return a sentence where a recipe is the build's kernel and nothing patches it, else None.
 
     :param d: a recipe's data store.
@@ -75,5 +78,6 @@ def unpatched_kernel(d):
     )
 
 
-def _features(d):
-    return (d.getVar("DISTRO_FEATURES") or "").split()
+def _features(d: Store) -> list[str]:
+    features: str = d.getVar("DISTRO_FEATURES") or ""
+    return features.split()

@@ -6,14 +6,21 @@ whatever lies there (__pycache__ of a test run), and the signature would change
 without a reason.
 """
 
+from __future__ import annotations
+
 import os
 
 from . import kernelseries
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from . import Store
+    from .kernelseries import Root
+
 LEFTOVERS = ("__pycache__", "build", "dist")
 
 
-def repository_files(root, folder):
+def repository_files(root: Root, folder: str) -> list[str]:
     """Return the paths below root/folder, relative to root and sorted.
 
     Hidden entries, byte code and build folders are left out.
@@ -27,7 +34,7 @@ def repository_files(root, folder):
             f'"{folder}" is not beside the layer in "{root}": meta-xen-dmabuf builds from the '
             "whole repository, clone all of it rather than copying the layer's folder."
         )
-    found = []
+    found: list[str] = []
     for parent, folders, names in os.walk(os.path.join(root, folder)):
         folders[:] = [f for f in folders if not _is_leftover(f)]
         found += [
@@ -38,11 +45,11 @@ def repository_files(root, folder):
     return sorted(found)
 
 
-def _is_leftover(folder):
+def _is_leftover(folder: str) -> bool:
     return folder.startswith(".") or folder in LEFTOVERS or folder.endswith(".egg-info")
 
 
-def uris(d, folder):
+def uris(d: Store, folder: str) -> str:
     """Return SRC_URI entries for every file of a folder of the repository.
 
     :param d: the recipe's data store.
@@ -60,12 +67,13 @@ def uris(d, folder):
     return " ".join(f"file://{name}" for name in files)
 
 
-def kernel_version(d):
+def kernel_version(d: Store) -> str:
     """Return a kernel recipe's version; a vendor's recipe may only have PV."""
-    return d.getVar("LINUX_VERSION") or d.getVar("PV")
+    version: str = d.getVar("LINUX_VERSION") or d.getVar("PV")
+    return version
 
 
-def kernel_folders(d):
+def kernel_folders(d: Store) -> str:
     """Return FILESEXTRAPATHS entries for a kernel recipe's patches.
 
     :param d: the recipe's data store.
@@ -73,7 +81,7 @@ def kernel_folders(d):
     return ":".join(kernelseries.folders(*_kernel(d)))
 
 
-def kernel_uris(d):
+def kernel_uris(d: Store) -> str:
     """Return SRC_URI entries for the fragments and the patches of a kernel recipe.
 
     :param d: the recipe's data store.
@@ -87,13 +95,13 @@ def kernel_uris(d):
     return " ".join(f"file://{name}" for name in names)
 
 
-def _kernel(d):
+def _kernel(d: Store) -> tuple[str, str, bool]:
     """Return the root, the line and whether extra patches are wanted, as kernelseries takes them."""
     extra = d.getVar("XEN_DMABUF_KERNEL_EXTRA_PATCHES") == "1"
     return d.getVar("XEN_DMABUF_ROOT"), d.getVar("XEN_DMABUF_KERNEL_SERIES"), extra
 
 
-def is_the_kernel(d):
+def is_the_kernel(d: Store) -> bool:
     """Is a kernel recipe the one that the configuration chooses, as far as it says?
 
     Of a recipe with two versions, only the preferred one counts.
@@ -103,13 +111,14 @@ def is_the_kernel(d):
     recipe = d.getVar("PN")
     if d.getVar("PREFERRED_PROVIDER_virtual/kernel") != recipe:
         return False
-    wanted, version = d.getVar(f"PREFERRED_VERSION_{recipe}"), d.getVar("PV")
+    wanted: str | None = d.getVar(f"PREFERRED_VERSION_{recipe}")
+    version: str = d.getVar("PV")
     if not wanted:
         return True
     return version.startswith(wanted[:-1]) if wanted.endswith("%") else version == wanted
 
 
-def runtime_cases(root):
+def runtime_cases(root: Root) -> str:
     """Return the module names of lib/oeqa/runtime/cases, as TEST_SUITES wants them."""
     folder = os.path.join(root, "lib/oeqa/runtime/cases")
     if not os.path.isdir(folder):

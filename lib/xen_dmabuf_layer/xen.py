@@ -5,23 +5,30 @@ Each folder there is named by the release of Xen that it is for ("4.17") or by
 the first and the last of them ("4.18-4.22").
 """
 
+from __future__ import annotations
+
 import os
 import re
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from . import Store
+    from .kernelseries import Root
 
 FOLDER = "xen-patches"
 _RANGE = re.compile(r"^(\d+)\.(\d+)(?:-(\d+)\.(\d+))?$")
 
 
-def release(version):
+def release(version: str | None) -> str:
     """Return the release ("4.20") of a version ("4.20.0+stable", "4.21-dev+git"), "" for none."""
     match = re.match(r"\d+\.\d+", version or "")
     return match[0] if match else ""
 
 
-def _covered(root):
+def _covered(root: Root) -> dict[str, tuple[tuple[int, int], tuple[int, int]]]:
     """Return {folder: (first, last)}, releases as pairs of numbers."""
     top = os.path.join(root, FOLDER)
-    found = {}
+    found: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {}
     for name in os.listdir(top) if os.path.isdir(top) else ():
         if match := _RANGE.match(name):
             first = (int(match[1]), int(match[2]))
@@ -29,7 +36,7 @@ def _covered(root):
     return found
 
 
-def patches(root, version):
+def patches(root: Root, version: str | None) -> list[str]:
     """Return a version's patches in the order to apply them, relative to the repository's root.
 
     :param root: the repository's root.
@@ -46,11 +53,11 @@ def patches(root, version):
     return []
 
 
-def problem(root, recipe, version):
+def problem(root: Root, recipe: str, version: str | None) -> str | None:
     """Return a sentence for a Xen without patches, None for one that has them."""
     if patches(root, version):
         return None
-    covered = sorted(_covered(root), key=_covered(root).get)
+    covered = [name for name, _releases in sorted(_covered(root).items(), key=lambda entry: entry[1])]
     if not covered:
         return (
             f'{FOLDER}/ is not beside the layer in "{root}": meta-xen-dmabuf builds from the whole '
@@ -63,7 +70,7 @@ def problem(root, recipe, version):
     )
 
 
-def uris(d):
+def uris(d: Store) -> str:
     """Return SRC_URI entries for the patches that fit a Xen recipe's version.
 
     :param d: the recipe's data store.

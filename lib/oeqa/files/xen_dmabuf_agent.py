@@ -9,7 +9,8 @@ request is one line of JSON, REPLY the name of a FIFO in FOLDER that the asking 
 the answer there is [STATUS, OUTPUT]:
 
   [REPLY, "status"]                         the backend's state, as `xen-dmabuf-backend status --json`
-  [REPLY, "domains"]                        the part of it that no worker is asked for: each domain, its worker, its devices
+  [REPLY, "domains"]                        the part of it that no worker is asked for: each domain, its worker, its
+                                            devices
   [REPLY, "gone", SECONDS, DOMID, ...]      waits until neither Xen nor the backend has any of these
   [REPLY, "released", SECONDS, DOMID, ...]  the same for domains that end: another process writes FOLDER/end-DOMID when
                                             it has ended one ("status 0" is the last line), SECONDS later at most the
@@ -25,6 +26,8 @@ no answer in time, or no console. One request after the other. Why it stays: on 
 each process that is started takes its time from the domains that are waited for, Python half a second.
 """
 
+from __future__ import annotations
+
 import errno
 import json
 import os
@@ -35,9 +38,13 @@ import termios
 import time
 import tty
 
+from xen_dmabuf.cli.query import ask
 from xen_dmabuf.errors import UserError
-from xen_dmabuf.query import ask
-from xen_dmabuf.xenstore import xen_binding
+from xen_dmabuf.supervisor.xenstore import xen_binding
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SOCKET = "/run/xen-dmabuf/control.sock"
 NO_ANSWER = 125
@@ -54,7 +61,7 @@ def write(fd: int, text: bytes, end: float) -> bool:
     while text:
         if not select.select([], [fd], [], max(0, end - time.monotonic()))[1]:
             return False
-        text = text[os.write(fd, text):]
+        text = text[os.write(fd, text) :]
     return True
 
 
@@ -92,6 +99,11 @@ def console(path: str, seconds: float, command: str, boot: bool = False) -> tupl
     except (OSError, termios.error) as error:
         return NO_ANSWER, f'console "{path}": {error}'
     return got or (NO_ANSWER, f'console "{path}": no answer in {seconds} s')
+
+
+def boot(path: str, seconds: float, command: str) -> tuple[int, str]:
+    """The same as soon as its shell answers."""
+    return console(path, seconds, command, boot=True)
 
 
 def backend(request: str) -> tuple[int, str]:
@@ -167,14 +179,14 @@ def worker(seconds: float, domid: int, old: int) -> tuple[int, str]:
         time.sleep(PAUSE)
 
 
-ANSWERS = {
+ANSWERS: dict[str, Callable[..., tuple[int, str]]] = {
     "status": lambda: backend("status"),
     "domains": lambda: backend("domains"),
     "gone": gone,
     "released": released,
     "worker": worker,
     "console": console,
-    "boot": lambda *words: console(*words, boot=True),
+    "boot": boot,
 }
 
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The backend dies: systemd or the supervisor starts it again, the picture is back, the DomU was not restarted."""
+"""The backend dies, is stopped, restarted, updated: the DomU draws on, and its picture is back."""
+
+import os
+import shlex
 
 from oeqa.runtime.xen_dmabuf.case import XenDmabufCase
 from oeqa.runtime.xen_dmabuf.crash import hold_create, hold_destroy
@@ -9,12 +12,13 @@ SERVICE = "xen-dmabuf-backend"
 CONFIGURATION = "/etc/xen-dmabuf/backend.toml"
 
 
-class XenDmabufBackendTest(XenDmabufCase):
-    """One DomU for all cases; it is never restarted.
+# Long enough to look at what is left of a dead worker before its successor comes.
+_GAP = "/run/systemd/system/xen-dmabuf-worker@.service.d/zz-xen-dmabuf-test.conf"
+SILENT_SECONDS = 90
 
-    In the order of their names a supervisor dies before each worker: with it ends the longer and longer delay after
-    which a worker that keeps dying is started again.
-    """
+
+class XenDmabufBackendTest(XenDmabufCase):
+    """One DomU for all cases; it is never restarted, and unless a case says otherwise it doesn't notice."""
 
     @classmethod
     def setUpClass(cls):
@@ -22,36 +26,131 @@ class XenDmabufBackendTest(XenDmabufCase):
         cls.one = cls.class_domu("xen-dmabuf-shared", 5)
         cls.one.start()
 
-    def kill(self, pid):
-        """kill -9; then: another worker, the picture, and not one grant more than it needs."""
-        old = self.one.worker()
-        self.dom0.run(f"kill -9 {pid}")
-        self.new_worker(self.one, old)
+    def setUp(self):
+        super().setUp()
+        self.one.resume_pattern()
+        self.one.wait_for_pattern()
 
-    def new_worker(self, domu, old):
-        """Wait for another worker and its picture; nothing of the old one may be left."""
-        domu.wait_for_worker(old)
-        self.assert_back(domu)
-        poll(lambda: self.dom0.grants(domu.domid) - domu.pages() < 16, 60,
-             "grants of the dead worker given back (what is left: rings and the disk)")
+    def noticed(self):
+        """What is another one after the DomU has noticed: its program, and what was said in XenStore since."""
+        said = self.dom0.run(
+            f"journalctl -q -o cat -u {SERVICE} | grep -c 'backend state.*domid={self.one.domid} ' || true"
+        )
+        return self.one.program(), int(said)
+
+    def unnoticed(self, command, timeout=60):
+        """Run a command that ends processes of the backend: another worker, or the same where ``command`` spares it,
+        goes on, and the DomU's program doesn't notice."""
+        before, flips = self.noticed(), self.one.flips("flips_requested")
+        self.dom0.run(command, timeout)
+        self.dom0.wait_for_services()
+        poll(lambda: self.one.backend() and self.one.buffers(), 60, "the DomU's buffers in the backend")
+        poll(lambda: self.one.backend()["compositor"], 60, "the worker's compositor")
+        self.assert_flips(self.one)
+        self.assertGreater(self.one.flips("flips_requested"), flips, "the counters go on")
+        self.assertEqual(self.noticed(), before, "the DomU's program, what was said in XenStore")
+
+    def goes_on(self, command, timeout=60):
+        """The same for a command after which another worker must be there; not one grant more than before."""
+        old = self.one.worker()
+        grants = self.dom0.grants(self.one.domid)
+        self.unnoticed(f"{command}; while [ -e /proc/{old} ]; do sleep 0.05; done", timeout)
+        self.assertNotEqual(self.one.worker(), old, "the worker was not replaced")
+        poll(lambda: self.dom0.grants(self.one.domid) == grants, 30, "as many grants as before")
 
     def test_while_shown_and_idle_worker_killed(self):
         self.one.screens("hold")
-        self.kill(self.one.worker())
+        self.goes_on(f"kill -9 {self.one.worker()}")
 
     def test_while_flipping_worker_killed(self):
         self.one.screens("run")
-        self.kill(self.one.worker())
+        self.goes_on(f"kill -9 {self.one.worker()}")
+
+    def test_whole_unit_killed_while_flipping(self):
+        self.one.screens("run")
+        self.goes_on(f"systemctl kill -s KILL {self.one.unit}")
+
+    def test_worker_restarted_while_flipping(self):
+        self.one.screens("run")
+        self.goes_on(f"systemctl restart {self.one.unit}")
+
+    def test_both_restarted_while_flipping(self):
+        """As an upgrade of the package does."""
+        self.one.screens("run")
+        self.goes_on(f"systemctl daemon-reload; systemctl restart {SERVICE} {self.one.unit}")
+
+    def test_grants_stay_mapped_without_a_worker(self):
+        """Between two workers Xen sees no unmap: systemd holds the files."""
+        self.one.screens("hold")
+        grants, unit = self.dom0.grants(self.one.domid), self.one.unit
+        self.addCleanup(self.dom0.run, f"rm -f {_GAP}; systemctl daemon-reload")
+        self.dom0.run(
+            f"mkdir -p {os.path.dirname(_GAP)}; printf '[Service]\\nRestartSec=20\\n' > {_GAP}; "
+            f"systemctl daemon-reload; systemctl kill -s KILL {unit}"
+        )
+        poll(lambda: self.dom0.run(f"systemctl show -P SubState {unit}") == "auto-restart", 20, "no worker")
+        self.assertEqual(self.dom0.grants(self.one.domid), grants)
+        self.dom0.run(f"rm -f {_GAP}; systemctl daemon-reload; systemctl start {unit}")
+        self.unnoticed("true")
+
+    def test_worker_that_keeps_silent_is_replaced(self):
+        """systemd's watchdog ends it; a screen that was silent for so long was unplugged meanwhile."""
+        self.one.screens("hold")
+        old = self.one.worker()
+        self.dom0.run(f"kill -STOP {old}")
+        self.one.wait_for_worker(old, SILENT_SECONDS)
+        self.assert_back(self.one)
+
+    def test_everything_in_the_unit_ends_with_it(self):
+        """Also a process that a worker that was taken over has left."""
+        group = self.dom0.run(f"systemctl show -P ControlGroup {self.one.unit}")
+        stray = self.dom0.run("sleep 600 < /dev/null > /dev/null 2>&1 & echo $!")
+        self.dom0.run(f"echo {stray} > {shlex.quote(f'/sys/fs/cgroup{group}/cgroup.procs')}")
+        self.unnoticed(f"systemctl kill -s KILL {self.one.unit}; while [ -e /proc/{stray} ]; do sleep 0.05; done")
+
+    def test_a_state_that_is_none_leads_to_a_new_beginning(self):
+        """The frontend connects anew, as to a backend that was not there before."""
+        self.one.screens("hold")
+        old = self.one.worker()
+        self.dom0.run(
+            f"for f in /proc/{old}/fd/*; do case $(readlink $f) in *xen-dmabuf-state*) "
+            "printf spoiled! | dd of=$f conv=notrunc status=none; esac; done; "
+            f"kill -9 {old}"
+        )
+        self.one.wait_for_worker(old)
+        self.assert_back(self.one)
+        self.assertIn("begins anew", self.dom0.run(f"journalctl -q -o cat -u {self.one.unit}"))
+
+    def test_worker_stopped_by_hand_begins_anew(self):
+        """`systemctl stop` drops what is kept; the supervisor starts another one."""
+        self.one.screens("hold")
+        old = self.one.worker()
+        self.dom0.run(f"systemctl stop {self.one.unit}")
+        self.one.wait_for_worker(old)
+        self.assert_back(self.one)
+
+    def test_a_unit_for_a_domain_that_is_none(self):
+        """Started by hand: it has nothing, says so, and the next supervisor ends it."""
+        self.dom0.run("systemctl start xen-dmabuf-worker@32000.socket xen-dmabuf-worker@32000.service", 90)
+        self.unnoticed(f"systemctl restart {SERVICE}")
+        poll(
+            lambda: "inactive" in self.dom0.try_run("systemctl is-active xen-dmabuf-worker@32000.service")[1],
+            60,
+            "the end of a unit without a domain",
+        )
+
+    def test_another_supervisor_is_refused_with_a_reason(self):
+        status, output = self.dom0.try_run("xen-dmabuf-backend run")
+        self.assertEqual(status, 2, output)
+        self.assertIn(str(self.dom0.main_pid(SERVICE)), output)
+        self.unnoticed("true")
 
     def test_while_the_compositor_holds_its_buffer_worker_killed(self):
         """Weston is stopped, so it keeps the buffer beyond the worker's life."""
         weston = self.dom0.main_pid("weston")
         self.one.screens("run")
-        old = self.one.worker()
-        self.dom0.run(f"kill -STOP {weston}")
         self.addCleanup(self.dom0.try_run, f"kill -CONT {weston}")
-        self.dom0.run(f"kill -9 {old}; kill -CONT {weston}")
-        self.new_worker(self.one, old)
+        self.goes_on(f"kill -STOP {weston}; kill -9 {self.one.worker()}; kill -CONT {weston}")
 
     def test_pages_that_the_compositor_still_holds_stay_accounted(self):
         """A stopped Weston keeps the buffers: their pages stay granted and counted until it lets go."""
@@ -70,14 +169,19 @@ class XenDmabufBackendTest(XenDmabufCase):
         self.one.wait_for_pattern()
         self.assert_flips(self.one)
 
+    def releasing(self):
+        """Pages that the backend has released and the compositor still holds."""
+        return self.one.backend()["releasing_pages"]
+
     def killed_in_request(self, victim=None):
         """The worker has a request that it has not answered: it is killed, or ``victim``, a unit's main
-        process, is. The picture comes nevertheless."""
+        process, is. The picture comes nevertheless. The frontend has waited too long for it meanwhile."""
         worker = self.one.stopped
         self.addCleanup(self.dom0.try_run, f"kill -CONT {worker}")
-        self.dom0.run(f"kill -9 {self.dom0.main_pid(victim) if victim else worker}")
+        self.dom0.run(f"kill -9 {self.dom0.main_pid(victim) if victim else worker}; kill -CONT {worker} || true")
+        self.dom0.wait_for_services()
         self.one.resume_pattern()
-        self.new_worker(self.one, worker)
+        self.assert_back(self.one)
 
     def killed_at_create(self, victim=None):
         self.one.end_pattern()
@@ -101,37 +205,37 @@ class XenDmabufBackendTest(XenDmabufCase):
     def test_during_dbuf_destroy_supervisor_killed(self):
         self.killed_at_destroy(SERVICE)
 
-    def releasing(self):
-        """Pages that the backend has released and the compositor still holds."""
-        return sum(device["releasing_pages"] for device in self.one.backend()["devices"])
-
     def test_while_shown_and_idle_supervisor_killed(self):
         self.one.screens("hold")
-        self.kill(self.dom0.main_pid(SERVICE))
+        self.spared(f"kill -9 {self.dom0.main_pid(SERVICE)}")
 
     def test_while_flipping_supervisor_killed(self):
         self.one.screens("run")
-        self.kill(self.dom0.main_pid(SERVICE))
+        self.spared(f"kill -9 {self.dom0.main_pid(SERVICE)}")
 
     def test_service_restarted(self):
         self.one.screens("run")
-        old = self.one.worker()
-        self.dom0.run(f"systemctl restart {SERVICE}", 60)
-        self.new_worker(self.one, old)
+        self.spared(f"systemctl restart {SERVICE}")
+
+    def spared(self, command):
+        """The supervisor ends, the worker doesn't."""
+        worker = self.one.worker()
+        self.unnoticed(command)
+        self.assertEqual(self.one.worker(), worker, "the worker was replaced")
 
     def test_service_reloaded(self):
         """The configuration is read again, and no picture notices."""
         self.one.screens("run")
-        worker, before = self.one.worker(), self.one.flips()
-        self.dom0.run(f"systemctl reload {SERVICE}", 60)
-        poll(lambda: self.one.flips() > before, 60, "flips after the reload")
-        self.assertEqual(self.one.worker(), worker, "the worker was replaced")
+        self.spared(f"systemctl reload {SERVICE}")
 
     def configured(self, change):
         """A worker with the configuration that a sed expression makes; the DomU stays."""
-        worker = self.one.worker()
-        self.dom0.run(f"sed -i '{change}' {CONFIGURATION} && systemctl reload {SERVICE} && kill -9 {worker}", 60)
-        self.new_worker(self.one, worker)
+        old = self.one.worker()
+        self.dom0.run(
+            f"sed -i '{change}' {CONFIGURATION} && systemctl reload {SERVICE} && systemctl stop {self.one.unit}", 60
+        )
+        self.one.wait_for_worker(old)
+        self.assert_back(self.one)
 
     def test_caches_are_written_back_before_each_flip(self):
         """Asked for by the configuration, as an emulated GPU doesn't need it; the picture is exact all the same."""

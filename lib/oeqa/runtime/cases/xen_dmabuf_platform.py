@@ -5,9 +5,14 @@ import json
 import re
 
 from oeqa.runtime.xen_dmabuf.case import XenDmabufCase
+from oeqa.runtime.xen_dmabuf.dom0 import found
 
 KERNEL_SYMBOLS = ("XEN_GNTDEV", "XEN_GNTDEV_DMABUF", "XEN_GRANT_DMA_ALLOC", "DMA_SHARED_BUFFER")
 HARDENED = {"NoNewPrivileges": "yes", "ProtectSystem": "strict", "ProtectHome": "yes", "PrivateNetwork": "yes"}
+
+
+# of systemd's DynamicUser=, see its UIDS-GIDS.md
+DYNAMIC_USERS = range(61184, 65520)
 
 
 class XenDmabufPlatformTest(XenDmabufCase):
@@ -29,8 +34,9 @@ class XenDmabufPlatformTest(XenDmabufCase):
 
     def test_device_nodes_belong_to_the_workers_group(self):
         output = self.dom0.run("stat -c '%n %G %a' /dev/xen/gntdev /dev/xen/evtchn")
-        self.assertEqual(output.split("\n")[:2],
-                         ["/dev/xen/gntdev xen-dmabuf 660", "/dev/xen/evtchn xen-dmabuf 660"], output)
+        self.assertEqual(
+            output.split("\n")[:2], ["/dev/xen/gntdev xen-dmabuf 660", "/dev/xen/evtchn xen-dmabuf 660"], output
+        )
 
     def test_service_is_active_and_hardened(self):
         output = self.dom0.run("systemctl show xen-dmabuf-backend -p ActiveState," + ",".join(HARDENED))
@@ -38,13 +44,28 @@ class XenDmabufPlatformTest(XenDmabufCase):
         self.assertEqual(values.pop("ActiveState"), "active", output)
         self.assertEqual(values, HARDENED, output)
 
+    def test_units_are_confined(self):
+        """The exposure that systemd itself computes."""
+        if self.dom0.try_run("command -v systemd-analyze")[0]:
+            self.skipTest("systemd-analyze is not installed")
+        domu = self.domu()
+        domu.start()
+        for unit in ("xen-dmabuf-backend.service", domu.unit):
+            text = self.dom0.run(f"systemd-analyze security --no-pager {unit}")
+            self.assertLessEqual(float(found(r"exposure level for \S+: ([\d.]+)", text)[1]), 1.5, text)
+
     def test_worker_has_no_privilege(self):
-        """The status command names it."""
+        """The status command names it; its account is its own."""
         domu = self.domu()
         domu.start()
         domains = json.loads(self.dom0.run("xen-dmabuf-backend status --json"))["domains"]
         (pid,) = [entry["pid"] for entry in domains if entry["domid"] == domu.domid]
         status = self.dom0.run(f"cat /proc/{pid}/status")
-        self.assertNotIn("0", re.search(r"^Uid:\s+(.*)$", status, re.M)[1].split(), status)
+        uids = set(map(int, found(r"^Uid:\s+(.*)$", status)[1].split()))
+        self.assertNotIn(0, uids, status)
         self.assertRegex(status, r"(?m)^CapEff:\s+0+$")
+        self.assertTrue(len(uids) == 1 and min(uids) in DYNAMIC_USERS, status)
+        self.assertEqual(self.dom0.run(f"systemctl show -P User {domu.unit}"), f"xen-dmabuf-{domu.domid}")
+        group = self.dom0.run(f"cat /proc/{pid}/cgroup")
+        self.assertIn(domu.unit, group, "its control group")
         self.assertRegex(status, r"(?m)^NoNewPrivs:\s+1$")

@@ -5,7 +5,7 @@ import re
 import time
 
 from oeqa.runtime.xen_dmabuf.case import XenDmabufWitnessedCase
-from oeqa.runtime.xen_dmabuf.dom0 import poll
+from oeqa.runtime.xen_dmabuf.dom0 import found, poll
 
 HOSTILE = "/usr/lib/xen-dmabuf-backend/ptest/tests/on_xen.py"
 TAP = "/tmp/on_xen.tap"
@@ -18,8 +18,7 @@ class XenDmabufRefusalsTest(XenDmabufWitnessedCase):
     def assert_tap(self, status, output):
         """Each case of on_xen.py held."""
         self.assertEqual(status, 0, output)
-        plan = re.search(r"(?m)^1\.\.(\d+)$", output)
-        self.assertTrue(plan, output)
+        plan = found(r"^1\.\.(\d+)$", output)
         self.assertEqual(len(re.findall(r"(?m)^ok \d+ ", output)), int(plan[1]), output)
 
     def test_hostile_frontends(self):
@@ -53,8 +52,11 @@ class XenDmabufRefusalsTest(XenDmabufWitnessedCase):
         self._assert_reasons(domu, "req_prod=1000", "99999x99999", "the quota is 4")
 
         # nothing of it is held while the DomU lives, and its own driver has its display again
-        poll(lambda: not domu.buffers() and self.dom0.grants(domu.domid) < 16, 60,
-             "no display buffer of the hostile frontend, no grants but its disk's and its rings'")
+        poll(
+            lambda: not domu.buffers() and self.dom0.grants(domu.domid) < 16,
+            60,
+            "no display buffer of the hostile frontend, no grants but its disk's and its rings'",
+        )
         domu.resume_pattern()
         domu.wait_for_pattern()
         self.assert_flips(domu)
@@ -66,18 +68,25 @@ class XenDmabufRefusalsTest(XenDmabufWitnessedCase):
 
         It pauses between them: flipping without end it takes Dom0's processors from everybody else.
         """
+
         def answered():
             return self.witness.flips("flips_shown", "flips_not_shown")
 
         going_on = "/run/flipping"
         self.addCleanup(self.witness.try_run, f"rm -f {going_on}")
-        self.witness.run(f"touch {going_on}; (while sleep 0.5 && [ -e {going_on} ]; "
-                         "do xen-dmabuf-pattern send 'flip 1'; done > /dev/null 2>&1) & true")
+        self.witness.run(
+            f"touch {going_on}; (while sleep 0.5 && [ -e {going_on} ]; "
+            "do xen-dmabuf-pattern send 'flip 1'; done > /dev/null 2>&1) & true"
+        )
         last, end = answered(), time.monotonic() + HOSTILE_SECONDS
+
+        def more():
+            now = answered()
+            return now if now > last else 0
+
         while not ended():
             self.assertLess(time.monotonic(), end, f"on_xen.py did not end within {HOSTILE_SECONDS} s")
-            last = poll(lambda before=last: (now := answered()) > before and now, FLIP_SECONDS,
-                        f"more than {last} flips of {self.witness.name} answered")
+            last = poll(more, FLIP_SECONDS, f"more than {last} flips of {self.witness.name} answered")
 
     def _assert_reasons(self, domu, *texts):
         """The log names the domain and why it was refused."""
@@ -93,6 +102,9 @@ class XenDmabufRefusalsTest(XenDmabufWitnessedCase):
         # in the background: the toolstack waits 10 s for a backend that has said Closed
         self.dom0.run(f"{creation} < /dev/null > /dev/null 2>&1 &")
         line = r"device refused domain=xen-dmabuf-be-alloc .*be-alloc=1"
-        poll(lambda: re.search(line, self.dom0.run("journalctl -b --no-pager -u xen-dmabuf-backend -n 100")), 60,
-             "a line of the log that names the domain and be-alloc=1")
+        poll(
+            lambda: re.search(line, self.dom0.run("journalctl -b --no-pager -u xen-dmabuf-backend -n 100")),
+            60,
+            "a line of the log that names the domain and be-alloc=1",
+        )
         self.assert_unnoticed()

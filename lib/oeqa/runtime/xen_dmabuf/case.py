@@ -1,11 +1,19 @@
 # SPDX-License-Identifier: MIT
 """The base of all cases: a prepared Dom0, DomUs that end with the test, and what must hold after any crash."""
 
+from __future__ import annotations
+
 from oeqa.runtime.case import OERuntimeTestCase
 
 from . import picture
 from .dom0 import RELEASE_SECONDS, Dom0, poll
 from .domu import DomU
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .dom0 import Json
 
 # A dead domain's last pages come back from Xen's idle loop; Dom0's caches and slabs breathe.
 XEN_SLACK_MIB = 4
@@ -16,49 +24,56 @@ SHOWN_SECONDS = 20
 class XenDmabufCase(OERuntimeTestCase):
     """``dom0`` is ready; domu() makes DomUs."""
 
+    dom0: Dom0
+
     @classmethod
-    def setUpClass(cls):
+    def setUpClass(cls) -> None:
         super().setUpClass()
         cls.dom0 = Dom0(cls.tc.target)
         cls.addClassCleanup(cls.dom0.clean_up)
         cls.dom0.prepare()
 
     @classmethod
-    def class_domu(cls, name, stream):
+    def class_domu(cls, name: str, stream: int) -> DomU:
         """A DomU that ends with the class."""
         domu = DomU(cls.dom0, name, stream)
         cls.addClassCleanup(domu.destroy)
         return domu
 
-    def domu(self, name="xen-dmabuf-1", stream=1):
+    def domu(self, name: str = "xen-dmabuf-1", stream: int = 1) -> DomU:
         """A DomU that ends with the test."""
         domu = DomU(self.dom0, name, stream)
         self.addCleanup(domu.destroy)
         return domu
 
-    def assert_shown(self, domu, screen, convert=None):
+    def assert_shown(
+        self, domu: DomU, screen: Json, convert: Callable[[picture.Picture], picture.Picture] | None = None
+    ) -> None:
         """Dom0's screen has the frame that a screen's state names, equal in every pixel."""
         self.assertEqual(screen["error"], 0, f"{domu.name}: page flip refused: {screen}")
         expected = picture.frame(screen["width"], screen["height"], screen["stream"], screen["frame"])
         if convert:
             expected = convert(expected)
-        poll(lambda: picture.find(self.dom0.screenshot(), expected), SHOWN_SECONDS,
-             f"{domu.name}: frame {screen['frame']} of stream {screen['stream']} on Dom0's screen, pixel by pixel")
+        poll(
+            lambda: picture.find(self.dom0.screenshot(), expected),
+            SHOWN_SECONDS,
+            f"{domu.name}: frame {screen['frame']} of stream {screen['stream']} on Dom0's screen, pixel by pixel",
+        )
 
-    def assert_flips(self, domu, count=2):
+    def assert_flips(self, domu: DomU, count: int = 2) -> None:
         """A DomU flips, and its last frame is on the screen."""
         domu.screens("hold")
         for screen in domu.screens(f"flip {count}", 120):
             self.assert_shown(domu, screen)
 
-    def assert_back(self, domu):
+    def assert_back(self, domu: DomU) -> None:
         """Picture back without restarting the DomU: its pattern program runs on a new connection."""
         domu.try_run("xen-dmabuf-pattern send run")  # held, it would not notice that its device is gone
         poll(domu.buffers, 120, f"{domu.name}: display buffers in the backend")
         domu.wait_for_pattern()
         self.assert_flips(domu)
 
-    def wait_until_gone(self, *domus):
+    def wait_until_gone(self, *domus: DomU) -> None:
         """Wait until neither Xen nor the backend has them."""
         waiting = [domu for domu in domus if not domu.gone]
         if waiting:
@@ -66,22 +81,25 @@ class XenDmabufCase(OERuntimeTestCase):
         for domu in waiting:
             domu.gone = True
 
-    def assert_nothing_left(self, memory, *domus):
+    def assert_nothing_left(self, memory: tuple[int, int], *domus: DomU) -> None:
         """What must hold after domains' end: ``memory`` is what Dom0.memory() was before they began."""
         self.wait_until_gone(*domus)
         mapped = self.dom0.mapped_grants()
         left = {domu.domid: mapped[domu.domid] for domu in domus if domu.domid in mapped}
         self.assertEqual(left, {}, "grants of dead domains in Xen's table")
 
-        def no_window():
+        def no_window() -> bool:
             screen = self.dom0.screenshot()
             return not any(picture.has_stream(screen, domu.stream, 640) for domu in domus)
 
         poll(no_window, SHOWN_SECONDS, f"the windows of dead domains {[domu.domid for domu in domus]} to vanish")
-        poll(lambda: self._memory_is_back(memory), 30,
-             f"memory back: before (Xen, Dom0) {memory} MiB, slack {XEN_SLACK_MIB}, {DOM0_SLACK_MIB}")
+        poll(
+            lambda: self._memory_is_back(memory),
+            30,
+            f"memory back: before (Xen, Dom0) {memory} MiB, slack {XEN_SLACK_MIB}, {DOM0_SLACK_MIB}",
+        )
 
-    def _memory_is_back(self, before):
+    def _memory_is_back(self, before: tuple[int, int]) -> bool:
         xen, dom0 = self.dom0.memory()
         return xen >= before[0] - XEN_SLACK_MIB and dom0 >= before[1] - DOM0_SLACK_MIB
 
@@ -89,20 +107,24 @@ class XenDmabufCase(OERuntimeTestCase):
 class XenDmabufWitnessedCase(XenDmabufCase):
     """``witness``, another DomU, lives through all cases of a class and must not notice."""
 
+    witness: DomU
+    worker: int
+    services: list[str]
+
     @classmethod
-    def setUpClass(cls):
+    def setUpClass(cls) -> None:
         super().setUpClass()
         cls.witness = cls.class_domu("xen-dmabuf-witness", 9)
         cls.witness.start(size="320x240")
         cls.worker = cls.witness.worker()
         cls.services = cls.dom0.main_pids()
 
-    def assert_witness_flips(self, before):
+    def assert_witness_flips(self, before: int) -> None:
         """Its frames are shown, more than ``before``, what its flips() were."""
         self.witness.screens("flip 3", 60)
         self.assertGreaterEqual(self.witness.flips(), before + 3, "the other DomU's flips")
 
-    def assert_unnoticed(self):
+    def assert_unnoticed(self) -> None:
         """Neither its worker nor the services were replaced."""
         self.assertEqual(self.witness.worker(), self.worker, "the other DomU's worker")
         self.assertEqual(self.dom0.main_pids(), self.services, "main processes of backend and Weston")

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Dom0 as the cases see it: only by commands over the target's SSH."""
 
+from __future__ import annotations
+
 import functools
 import json
 import os
@@ -10,6 +12,24 @@ import tempfile
 import time
 
 from . import picture
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+    from typing import Any, Protocol, TypeVar
+
+    T = TypeVar("T")
+    Json = dict[str, Any]
+
+    class Target(Protocol):
+        """What is used of an oeqa target (oeqa.core.target)."""
+
+        def run(self, command: str, timeout: float) -> tuple[int, str]: ...
+
+        def copyTo(self, source: str, destination: str) -> None: ...
+
+        def copyFrom(self, source: str, destination: str) -> None: ...
+
 
 CONFIGURATION = "/etc/xen/domu.cfg"
 TOOLS = "/tmp/xen-dmabuf-test"
@@ -24,7 +44,7 @@ _DROP_IN = "/run/systemd/system/weston.service.d/zz-xen-dmabuf-test.conf"
 _WAYLAND = "XDG_RUNTIME_DIR=/run WAYLAND_DISPLAY=wayland-0"
 
 
-def poll(condition, seconds, what):
+def poll(condition: Callable[[], T | None], seconds: float, what: str) -> T:
     """Ask until ``condition()`` is true and return that; AssertionError after ``seconds``, with the last answer."""
     end = time.monotonic() + seconds
     pause = 0.05
@@ -38,43 +58,54 @@ def poll(condition, seconds, what):
         pause = min(pause * 1.5, 0.5)
 
 
+def found(pattern: str, text: str) -> re.Match[str]:
+    """Where a pattern is in a text of several lines; AssertionError with both if it isn't."""
+    match = re.search(pattern, text, re.M)
+    if not match:
+        raise AssertionError(f"no `{pattern}` in:\n{text}")
+    return match
+
+
 class Dom0:
     """``target`` is an oeqa target. AssertionErrors carry command and output."""
 
-    def __init__(self, target):
+    def __init__(self, target: Target) -> None:
         self.target = target
 
-    def try_run(self, command, timeout=60):
+    def try_run(self, command: str, timeout: float = 60) -> tuple[int, str]:
         """(status, output) of a shell command."""
         return self.target.run(command, timeout)
 
-    def run(self, command, timeout=60):
+    def run(self, command: str, timeout: float = 60) -> str:
         """The output of a shell command that must succeed."""
         status, output = self.try_run(command, timeout)
         if status:
             raise AssertionError(f"Dom0: `{command}` ended with {status}:\n{output}")
         return output
 
-    def ask(self, *words, timeout=60):
+    def ask(self, *words: object, timeout: float = 60) -> tuple[int, str]:
         """(status, output) of a request to files/xen_dmabuf_agent.py; AssertionError if that gives no answer."""
         # $$ is the shell's number, known to it alone; a shell's own words start no process
         request = shlex.quote(json.dumps(words)[1:])
-        command = (f"{_AGENT_RUNS} && mkfifo $$ && printf '[\"%s\", %s\\n' $$ {request} > requests && "
-                   "read -r answer < $$ && printf '%s\\n' \"$answer\"")
+        command = (
+            f"{_AGENT_RUNS} && mkfifo $$ && printf '[\"%s\", %s\\n' $$ {request} > requests && "
+            "read -r answer < $$ && printf '%s\\n' \"$answer\""
+        )
         status, output = self.try_run(command, timeout)
         if status:
             raise AssertionError(f"Dom0: no answer from {_AGENT} to {words}, {status}: {output}\n{self._agent_log()}")
-        return tuple(json.loads(output))
+        status, output = json.loads(output)
+        return status, output
 
     @functools.cached_property
-    def disk(self):
+    def disk(self) -> str:
         """xl's ``disk`` of the layer's domu.cfg, to read only: several domains may have it then."""
         text = self.run(f"cat {CONFIGURATION}")
-        return "['" + re.search(r"^disk *= *\['([^',]+,xvda),", text, re.M)[1] + ",r']"
+        return "['" + found(r"^disk *= *\['([^',]+,xvda),", text)[1] + ",r']"
 
     # -- preparation
 
-    def prepare(self):
+    def prepare(self) -> None:
         """Install the programs that the cases need, and let Weston give screenshots to every client."""
         self.run(f"mkdir -p {TOOLS}")
         for name in (_AGENT, _PROBE):
@@ -86,71 +117,79 @@ class Dom0:
             self.wait_for_services()
             self.start_weston_as_before()
 
-    def start_weston_with_debug(self):
+    def start_weston_with_debug(self) -> None:
         """Let Weston's next starts have --debug, with which it gives screenshots to every client."""
         arguments = self.run("systemctl show -P ExecStart weston.service")
-        command = re.search(r"argv\[\]=(.*?) ;", arguments)[1].replace(" --debug", "")  # an interrupted run has left it
+        command = found(r"argv\[\]=(.*?) ;", arguments)[1].replace(" --debug", "")  # an interrupted run has left it
         text = f"[Service]\nExecStart=\nExecStart={command} --debug\n"
-        self.run(f"mkdir -p {os.path.dirname(_DROP_IN)}; printf %s {shlex.quote(text)} > {_DROP_IN}; "
-                 "systemctl daemon-reload")
+        self.run(
+            f"mkdir -p {os.path.dirname(_DROP_IN)}; printf %s {shlex.quote(text)} > {_DROP_IN}; systemctl daemon-reload"
+        )
 
-    def start_weston_as_before(self):
+    def start_weston_as_before(self) -> None:
         """Undo that; the running Weston keeps its argument."""
         self.run(f"[ ! -e {_DROP_IN} ] || {{ rm {_DROP_IN}; systemctl daemon-reload; }}")
 
-    def _start_agent(self):
+    def _start_agent(self) -> None:
         """One process answers ask(); one that an interrupted run has left is ended."""
-        self.run(f"{_END_AGENT}; cd {TOOLS}; rm -f requests; "
-                 f"setsid python3 -I {_AGENT} {TOOLS} < /dev/null > agent.log 2>&1 & "
-                 "echo $! > agent.pid; while [ ! -p requests ] && kill -0 $!; do :; done")
+        self.run(
+            f"{_END_AGENT}; cd {TOOLS}; rm -f requests; "
+            f"setsid python3 -I {_AGENT} {TOOLS} < /dev/null > agent.log 2>&1 & "
+            "echo $! > agent.pid; while [ ! -p requests ] && kill -0 $!; do :; done"
+        )
         if self.try_run(f"test -p {TOOLS}/requests")[0]:
             raise AssertionError(f"Dom0: {_AGENT} has ended:\n{self._agent_log()}")
 
-    def _agent_log(self):
+    def _agent_log(self) -> str:
         return self.run(f"cat {TOOLS}/agent.log")
 
-    def clean_up(self):
+    def clean_up(self) -> None:
         """Remove what prepare() installed; the running Weston keeps its argument until it is restarted."""
         self.run(f"{_END_AGENT}; rm -rf {TOOLS}")
         self.start_weston_as_before()
 
-    def weston_command(self):
+    def weston_command(self) -> str:
         """The running Weston's command line."""
         pid = self.main_pid("weston")
         return self.run(f"tr '\\0' ' ' < /proc/{pid}/cmdline") if pid else ""
 
-    def main_pid(self, unit):
+    def main_pid(self, unit: str) -> int:
         """A unit's main process, 0 if it doesn't run."""
         return int(self.run(f"systemctl show -P MainPID {unit}"))
 
-    def wait_for_services(self, seconds=120):
+    def wait_for_services(self, seconds: float = 120) -> None:
         """Wait until Weston and the backend run."""
-        poll(lambda: self.try_run("systemctl is-active weston && systemctl is-active xen-dmabuf-backend")[0] == 0,
-             seconds, "weston.service and xen-dmabuf-backend.service active")
+        poll(
+            lambda: self.try_run("systemctl is-active weston && systemctl is-active xen-dmabuf-backend")[0] == 0,
+            seconds,
+            "weston.service and xen-dmabuf-backend.service active",
+        )
 
     # -- state
 
-    def status(self):
+    def status(self) -> Json:
         """The backend's state."""
         return self._backend("status")
 
-    def known(self):
+    def known(self) -> list[Json]:
         """The domains that the backend knows, without what only their workers know; no worker is waited for."""
-        return self._backend("domains")["domains"]
+        domains: list[Json] = self._backend("domains")["domains"]
+        return domains
 
-    def _backend(self, request):
+    def _backend(self, request: str) -> Json:
         status, output = self.ask(request)
         if status:
             raise AssertionError(f"Dom0: the backend's {request}: {output}")
-        return json.loads(output)
+        answer: Json = json.loads(output)
+        return answer
 
-    def wait_until_gone(self, domids, seconds):
+    def wait_until_gone(self, domids: Collection[int], seconds: float) -> None:
         """Wait until neither Xen nor the backend has any of these domains."""
         status, output = self.ask("gone", seconds, *domids, timeout=seconds + 30)
         if status:
             raise AssertionError(f"domains {sorted(domids)} are not gone {output}")
 
-    def grant_tables(self):
+    def grant_tables(self) -> list[str]:
         """Xen's grant tables (debug key g), as lines."""
         text = self.run("xl debug-keys g; xl dmesg -c")
         before, mark, tables = text.rpartition("gnttab_usage_print_all [")
@@ -158,9 +197,10 @@ class Dom0:
             raise AssertionError(f"xl debug-keys g printed no grant tables:\n{before[-2000:]}")
         return tables.splitlines()
 
-    def mapped_grants(self):
+    def mapped_grants(self) -> dict[int, int]:
         """How many grants of each domain Dom0 has mapped, by Xen's own table; no entry: none."""
-        mapped, domid = {}, None
+        mapped: dict[int, int] = {}
+        domid = -1
         for line in self.grant_tables():
             head = re.search(r"grant-table for remote d(\d+)", line)
             if head:
@@ -169,27 +209,32 @@ class Dom0:
                 mapped[domid] = mapped.get(domid, 0) + 1
         return mapped
 
-    def grants(self, domid):
+    def grants(self, domid: int) -> int:
         """The same for one domain."""
         return self.mapped_grants().get(domid, 0)
 
-    def maptrack_frames(self):
+    def maptrack_frames(self) -> int:
         """Pages in which Xen notes what Dom0 has mapped, 256 grants in each; they are never given back."""
         lines = self.grant_tables()
         (own,) = [i for i, line in enumerate(lines) if re.search(r"grant-table for remote d0\b", line)]
-        return int(re.search(r"(\d+) maptrack frames", lines[own + 1])[1])
+        return int(found(r"(\d+) maptrack frames", lines[own + 1])[1])
 
-    def memory(self):
+    def memory(self) -> tuple[int, int]:
         """(Xen's free memory, Dom0's available memory) in MiB."""
-        words = self.run("xl info | sed -n 's/^free_memory *: //p'; "
-                         "sed -n 's/^MemAvailable: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo").split()
+        words = self.run(
+            "xl info | sed -n 's/^free_memory *: //p'; sed -n 's/^MemAvailable: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo"
+        ).split()
         return int(words[0]), int(words[1]) // 1024
 
-    def main_pids(self):
+    def main_pids(self) -> list[str]:
         """The main processes of backend and Weston: another one after any restart."""
         return self.run("systemctl show -P MainPID xen-dmabuf-backend weston").split()
 
-    def screenshot(self):
+    def backend_log(self, lines: int = 120) -> str:
+        """What the backend's units have said last."""
+        return str(self.try_run(f"journalctl -q --no-pager -o short-monotonic -n {lines} -u 'xen-dmabuf*'")[1])
+
+    def screenshot(self) -> picture.Picture:
         """Dom0's screen as Weston itself gives it (weston-output-capture), by Weston's own client."""
         name = "wayland-screenshot-*.png"
         self.run(f"cd {TOOLS}; rm -f {name}; {_WAYLAND} weston-screenshooter; mv {name} screen.png")
@@ -199,6 +244,6 @@ class Dom0:
             with open(local, "rb") as file:
                 return picture.read_png(file.read())
 
-    def probe(self, *words):
+    def probe(self, *words: object) -> str:
         """A look at a worker from outside (files/xen_dmabuf_probe.py)."""
         return self.run(f"python3 {TOOLS}/{_PROBE} {' '.join(map(str, words))}")

@@ -1,11 +1,18 @@
 # SPDX-License-Identifier: MIT
 """DomUs of the layer's domu.cfg, driven from Dom0 through their Xen console."""
 
+from __future__ import annotations
+
 import json
-import re
 import shlex
 
-from .dom0 import CONFIGURATION, PAGE
+from .dom0 import CONFIGURATION, PAGE, found
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .dom0 import Dom0, Json
 
 PATTERN = "init=/usr/lib/xen-dmabuf/pattern-init"
 SYSTEMD = "systemd.debug_shell=hvc0 systemd.mask=serial-getty@hvc0.service"
@@ -21,7 +28,7 @@ class DomU:
     ``gone`` says that it was seen to be gone.
     """
 
-    def __init__(self, dom0, name, stream):
+    def __init__(self, dom0: Dom0, name: str, stream: int) -> None:
         self.dom0 = dom0
         self.name = name
         self.stream = stream
@@ -32,16 +39,25 @@ class DomU:
 
     # -- life
 
-    def create(self, **arguments):
+    def create(self, **arguments: Any) -> None:
         """`xl create`; does not wait until it has started. The arguments are creation()'s."""
         output = self.dom0.run(
             f"{self.creation(**arguments)} && domid=$(xl domid {self.name}) && "
-            "echo created $domid $(xenstore-read /local/domain/$domid/console/tty)", 120)
-        domid, self._tty = re.search(r"^created (\d+) (\S+)$", output, re.M).groups()
+            "echo created $domid $(xenstore-read /local/domain/$domid/console/tty)",
+            120,
+        )
+        domid, self._tty = found(r"^created (\d+) (\S+)$", output).groups()
         self.domid = int(domid)
         self.gone = False
 
-    def creation(self, line=PATTERN, options="--hold", size="640x480", paused=False, **overrides):
+    def creation(
+        self,
+        line: str = PATTERN,
+        options: str | None = "--hold",
+        size: str = "640x480",
+        paused: bool = False,
+        **overrides: str,
+    ) -> str:
         """The shell command of create(): without network and with a disk that is only read.
 
         ``options`` are the pattern program's, None: it is not started; ``size`` is the first
@@ -53,122 +69,147 @@ class DomU:
             pattern = "pattern=" + ",".join([*options.split(), "--stream", str(self.stream)])
         connectors = size if ":" in size else f"id0:{size}"
         values = {
-            "name": f'"{self.name}"', "memory": "256", "vif": "[]", "disk": self.dom0.disk,
-            "on_reboot": '"destroy"', "on_crash": '"destroy"',
+            "name": f'"{self.name}"',
+            "memory": "256",
+            "vif": "[]",
+            "disk": self.dom0.disk,
+            "on_reboot": '"destroy"',
+            "on_crash": '"destroy"',
             "vdispl": f'["backend=Domain-0,be-alloc=0,connectors={connectors}"]',
-            "extra": f'"console=hvc0 root=/dev/xvda ro panic=-1 quiet {line} {pattern}"', **overrides}
+            "extra": f'"console=hvc0 root=/dev/xvda ro panic=-1 quiet {line} {pattern}"',
+            **overrides,
+        }
         words = " ".join(shlex.quote(f"{key}={value}") for key, value in values.items())
         return f"xl create {'-p ' if paused else ''}{CONFIGURATION} {words}"
 
-    def start(self, **arguments):
+    def start(self, **arguments: Any) -> None:
         """create() and wait for the pattern program."""
         self.create(**arguments)
         self.wait_for_start()
 
-    def wait_for_start(self):
+    def wait_for_start(self) -> None:
         """Wait until it has started and the pattern program answers."""
         self.wait_for_shell(ANSWERS)
 
-    def wait_for_shell(self, command="true"):
+    def wait_for_shell(self, command: str = "true") -> None:
         """Wait until the shell on the console answers, and run a command there."""
         self._checked(command, *self._ask("boot", command, BOOT_SECONDS))
 
-    def wait_for_pattern(self):
+    def wait_for_pattern(self) -> None:
         """Wait until the pattern program answers."""
         self.run(ANSWERS, 90)
 
-    def destroy(self):
+    def destroy(self) -> None:
         """`xl destroy` if it is there."""
         if not self.gone:
             self.dom0.try_run(f"xl destroy {self.name}", 60)
 
-    def try_run(self, command, seconds=30):
+    def try_run(self, command: str, seconds: float = 30) -> tuple[int, str]:
         """(status, output) of a shell command in the DomU."""
         return self._ask("console", command, seconds)
 
-    def run(self, command, seconds=30):
+    def run(self, command: str, seconds: float = 30) -> str:
         """The output of a shell command in the DomU that must succeed."""
         return self._checked(command, *self.try_run(command, seconds))
 
-    def _ask(self, what, command, seconds):
+    def _ask(self, what: str, command: str, seconds: float) -> tuple[int, str]:
         return self.dom0.ask(what, self._tty, seconds, command, timeout=seconds + 30)
 
-    def _checked(self, command, status, output):
+    def _checked(self, command: str, status: int, output: str) -> str:
         if status:
             raise AssertionError(f"{self.name}: `{command}` ended with {status}:\n{output}")
         return output
 
     # -- the pattern
 
-    def send(self, command, seconds=60):
+    def send(self, command: str, seconds: float = 60) -> Json:
         """The pattern program's answer to a command."""
-        answer = json.loads(self.run(f"xen-dmabuf-pattern send '{command}'", seconds))
+        answer: Json = json.loads(self.run(f"xen-dmabuf-pattern send '{command}'", seconds))
         if "error" in answer:
             raise AssertionError(f"{self.name}: pattern program, `{command}`: {answer['error']}")
         return answer
 
-    def screens(self, command="state", seconds=60):
+    def screens(self, command: str = "state", seconds: float = 60) -> list[Json]:
         """The state of all its screens after a command."""
-        return self.send(command, seconds)["screens"]
+        screens: list[Json] = self.send(command, seconds)["screens"]
+        return screens
 
-    def stop_pattern(self):
+    def stop_pattern(self) -> None:
         """End the pattern program without waiting; it is not started again."""
         self.run("touch /run/pattern.stop; pkill -x xen-dmabuf-patt || true")
 
-    def end_pattern(self):
+    def end_pattern(self) -> None:
         """stop_pattern(), and wait for its end."""
         self.stop_pattern()
         self.run("while pgrep -x xen-dmabuf-patt; do :; done", 60)
 
-    def run_pattern(self, options):
+    def run_pattern(self, options: str) -> None:
         """Run the pattern program with other options in its place, until stop_pattern()."""
         self.end_pattern()
         self.run(f"xen-dmabuf-pattern run {options} --stream {self.stream} < /dev/null > /dev/null 2>&1 &")
         self.wait_for_pattern()
 
-    def resume_pattern(self):
+    def program(self) -> int:
+        """The pattern program's process number: another one has noticed that its screen was unplugged."""
+        return int(self.run("pgrep -x xen-dmabuf-patt || echo 0"))
+
+    def resume_pattern(self) -> None:
         """Let the pattern program start again."""
         self.run("rm -f /run/pattern.stop")
 
     # -- the driver of its first device
 
-    def unbind(self):
+    def unbind(self) -> None:
         """Take the device from its driver, whatever uses it."""
         self.run(f"echo vdispl-0 > {_DRIVER}/unbind", 60)
 
-    def bind(self):
+    def bind(self) -> None:
         """Give it back: the driver reads what XenStore says by now."""
         self.run(f"echo vdispl-0 > {_DRIVER}/bind", 60)
 
     # -- in Dom0
 
-    def backend(self):
+    def backend(self) -> Json | None:
         """Its part of the backend's state; None if the backend doesn't know it."""
         return next((d for d in self.dom0.status()["domains"] if d["domid"] == self.domid), None)
 
-    def known(self):
+    def known(self) -> Json | None:
         """The same without what only its worker knows, which is not asked: it may be stopped."""
         return next((d for d in self.dom0.known() if d["domid"] == self.domid), None)
 
-    def worker(self):
-        """Its worker's process number."""
-        return self.known()["pid"]
+    def worker(self) -> int:
+        """Its worker's process number; AssertionError if the backend doesn't know it."""
+        return int(self._required(self.known())["pid"])
 
-    def wait_for_worker(self, old, seconds=120):
+    def _required(self, state: Json | None) -> Json:
+        if state is None:
+            raise AssertionError(f"{self.name}: the backend doesn't know domain {self.domid}")
+        return state
+
+    @property
+    def unit(self) -> str:
+        """Its worker's unit."""
+        return f"xen-dmabuf-worker@{self.domid}.service"
+
+    def wait_for_worker(self, old: int, seconds: float = 120) -> None:
         """Wait for another worker than process ``old``; the service may be starting."""
         status, output = self.dom0.ask("worker", seconds, self.domid, old, timeout=seconds + 30)
         if status:
             raise AssertionError(f"{self.name}: another worker than {old}: {output}")
 
-    def buffers(self):
+    def buffers(self) -> list[Json]:
         """Its display buffers as the backend has them."""
         return [b for device in (self.backend() or {"devices": []})["devices"] for b in device.get("buffers", [])]
 
-    def flips(self, *counters):
+    def flips(self, *counters: str) -> int:
         """Flips that were shown, all connectors; or the sum of other counters of the backend."""
-        return sum(c[name] for device in self.backend()["devices"] for c in device["connectors"]
-                   for name in counters or ("flips_shown",))
+        return sum(
+            c[name]
+            for device in self._required(self.backend())["devices"]
+            for c in device["connectors"]
+            for name in counters or ("flips_shown",)
+        )
 
-    def pages(self):
+    def pages(self) -> int:
         """Pages of its framebuffers, by its own account."""
         return sum(-(-s["pitch"] * s["height"] // PAGE) * s["buffers"] for s in self.screens())

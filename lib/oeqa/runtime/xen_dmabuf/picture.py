@@ -5,9 +5,15 @@ The standard library only, since the machine that runs testimage has nothing mor
 list of rows, each of 3 octets a pixel in the order red, green, blue.
 """
 
+from __future__ import annotations
+
 import itertools
 import struct
 import zlib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    Picture = list[bytes]
 
 CELLS = 40
 MAGIC = 0xA5
@@ -17,7 +23,7 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _RGB, _RGBA = 2, 6
 
 
-def read_png(data):
+def read_png(data: bytes) -> Picture:
     """The picture in a PNG file with 8 bits a channel, RGB or RGBA, not interlaced (PNG specification, 3rd edition).
 
     ValueError for any other one.
@@ -27,7 +33,7 @@ def read_png(data):
     offset, pixels = len(_SIGNATURE), b""
     while offset < len(data):
         length, kind = struct.unpack_from(">I4s", data, offset)
-        body = data[offset + 8: offset + 8 + length]
+        body = data[offset + 8 : offset + 8 + length]
         if kind == b"IHDR":
             width, height, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", body)
         elif kind == b"IDAT":
@@ -40,55 +46,55 @@ def read_png(data):
     return [_without_alpha(row) for row in rows] if size == 4 else rows
 
 
-def _without_alpha(row):
+def _without_alpha(row: bytes) -> bytes:
     rgb = bytearray(len(row) // 4 * 3)
     for channel in range(3):
         rgb[channel::3] = row[channel::4]
     return bytes(rgb)
 
 
-def _unfilter(data, length, height, size):
-    rows, above = [], bytes(length)
+def _unfilter(data: bytes, length: int, height: int, size: int) -> Picture:
+    rows: Picture = []
+    above = bytes(length)
     for y in range(height):
         start = y * (length + 1)
-        row = _FILTERS[data[start]](data[start + 1: start + 1 + length], above, size)
+        row = _FILTERS[data[start]](data[start + 1 : start + 1 + length], above, size)
         rows.append(row)
         above = row
     return rows
 
 
-def _none(row, _above, _size):
+def _none(row: bytes, _above: bytes, _size: int) -> bytes:
     return row
 
 
-def _sub(row, _above, size):
+def _sub(row: bytes, _above: bytes, size: int) -> bytes:
     out = bytearray(len(row))
     for channel in range(size):
         out[channel::size] = bytes(v & 255 for v in itertools.accumulate(row[channel::size]))
     return bytes(out)
 
 
-def _up(row, above, _size):
+def _up(row: bytes, above: bytes, _size: int) -> bytes:
     return bytes((a + b) & 255 for a, b in zip(row, above))
 
 
-def _average(row, above, size):
+def _average(row: bytes, above: bytes, size: int) -> bytes:
     out = bytearray(size) + bytearray(len(row))
     for i, value in enumerate(row):
         out[i + size] = (value + (out[i] + above[i]) // 2) & 255
     return bytes(out[size:])
 
 
-def _paeth(row, above, size):
+def _paeth(row: bytes, above: bytes, size: int) -> bytes:
     out = bytearray(size) + bytearray(len(row))
     corner = bytes(size) + above
     for i, value in enumerate(row):
         left, up, diagonal = out[i], above[i], corner[i]
         to_left, to_up, to_diagonal = abs(up - diagonal), abs(left - diagonal), abs(left + up - 2 * diagonal)
+        nearest = up if to_up <= to_diagonal else diagonal
         if to_left <= to_up and to_left <= to_diagonal:
             nearest = left
-        else:
-            nearest = up if to_up <= to_diagonal else diagonal
         out[i + size] = (value + nearest) & 255
     return bytes(out[size:])
 
@@ -96,17 +102,17 @@ def _paeth(row, above, size):
 _FILTERS = (_none, _sub, _up, _average, _paeth)
 
 
-def cell_size(width):
+def cell_size(width: int) -> int:
     """Pixels of a label's cell in a frame of that width; as in clients/pattern/draw.c."""
     return min(4, width // CELLS)
 
 
-def _label(bits, count, cell):
+def _label(bits: int, count: int, cell: int) -> bytes:
     """The row of a label's first ``count`` bits."""
     return b"".join((b"\xff\xff\xff" if bits >> (count - 1 - i) & 1 else bytes(3)) * cell for i in range(count))
 
 
-def frame(width, height, stream, number):
+def frame(width: int, height: int, stream: int, number: int) -> Picture:
     """Frame ``number`` of a stream as clients/pattern draws it."""
     columns = range(width)
     red = bytes((x * 3 + number * 5) & 255 for x in columns)
@@ -124,11 +130,11 @@ def frame(width, height, stream, number):
         for row in rows[:cell]:
             row[: len(label)] = label
         for row in rows[-cell:]:
-            row[-len(label):] = label
+            row[-len(label) :] = label
     return [bytes(row) for row in rows]
 
 
-def as_rgb565(picture):
+def as_rgb565(picture: Picture) -> Picture:
     """What is left of a picture in a buffer of 16 bits a pixel, expanded again as a GPU does."""
     five = bytes((v >> 3) << 3 | v >> 5 for v in range(256))
     six = bytes((v >> 2) << 2 | v >> 6 for v in range(256))
@@ -140,7 +146,7 @@ def as_rgb565(picture):
     return rows
 
 
-def find(screen, picture):
+def find(screen: Picture, picture: Picture) -> tuple[int, int] | None:
     """(x, y) of a picture that is on a screen, equal in every pixel; None if it is not."""
     for y in range(len(screen) - len(picture) + 1):
         start = screen[y].find(picture[0])
@@ -152,24 +158,24 @@ def find(screen, picture):
     return None
 
 
-def has_stream(screen, stream, width):
+def has_stream(screen: Picture, stream: int, width: int) -> bool:
     """Whether any frame of a stream, or a part of one with its first label, is on a screen."""
     mark = _label(MAGIC << STREAM_BITS | stream, 8 + STREAM_BITS, cell_size(width))
     return any(mark in row for row in screen)
 
 
-def frame_number(screen, stream, width):
+def frame_number(screen: Picture, stream: int, width: int) -> int | None:
     """The number in the first label of a stream's frame on a screen; None if there is none."""
     cell = cell_size(width)
     mark = _label(MAGIC << STREAM_BITS | stream, 8 + STREAM_BITS, cell)
     for row in screen:
         start = row.find(mark)
         if start >= 0:
-            bits = row[start + len(mark):][: 3 * cell * FRAME_BITS: 3 * cell]
+            bits = row[start + len(mark) :][: 3 * cell * FRAME_BITS : 3 * cell]
             return int("".join("1" if value > 127 else "0" for value in bits), 2)
     return None
 
 
-def colours(screen):
+def colours(screen: Picture) -> int:
     """How many different colours a screen has."""
-    return len({row[i: i + 3] for row in set(screen) for i in range(0, len(row), 3)})
+    return len({row[i : i + 3] for row in set(screen) for i in range(0, len(row), 3)})
