@@ -3,13 +3,15 @@ PYTHON ?= python3
 VENV := build/venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo test oe-test soak shell host-packages clean clean-cache kernel-check kernel-loops kernel-debug-test kernel-bench oe-check
+.PHONY: help demo lint test fuzz oe-test soak shell host-packages clean clean-cache kernel-check kernel-loops kernel-debug-test kernel-bench oe-check
 
 help:
 	@echo "make demo           the main job on the testbed, with its proofs: build/demo/report.html"
-	@echo "make test           all tests that run here: unit tests, layer, testbed"
+	@echo "make lint           ruff and mypy over all Python here"
+	@echo "make test           lint, then all tests that run here: unit tests, layer, testbed"
 	@echo "make oe-test        the image tests by oe-core's own oe-test: OE_CORE=clone [TESTS=\"module...\"]"
 	@echo "make soak           DomUs ended in random order: N=cycles (default 20) SEED=number"
+	@echo "make fuzz           hostile inputs for the backend: N=inputs (default 1000000) SEED=number TARGET=name"
 	@echo "make shell          boot the testbed and wait: SSH into Dom0 by the printed command"
 	@echo "make host-packages  install the Debian packages that the testbed needs (root)"
 	@echo "make kernel-check   apply, check and compile the kernel patches; TREES=\"6.6=folder 6.12:nxp=folder\" adds kernels"
@@ -27,14 +29,24 @@ $(VENV)/.ready: requirements.txt tests/layer/requirements.txt
 	@$(VENV)/bin/pip install --quiet -r requirements.txt -r tests/layer/requirements.txt || { echo "make: PyPI can't be reached; is the network there?"; exit 2; }
 	@touch $@
 
+# What pip compiles comes after the Debian packages that it is compiled with.
+$(VENV)/.native: requirements-native.txt $(VENV)/.ready | host-packages
+	@echo "installing from PyPI: $$(grep -v '^#' requirements-native.txt | tr '\n' ' ')"
+	@$(VENV)/bin/pip install --quiet -r requirements-native.txt || { echo "make: pip can't install requirements-native.txt; is the network there?"; exit 2; }
+	@touch $@
+
 demo: $(VENV)/.ready
 	@$(RUN) -m testbed demo
 
 shell host-packages clean-cache kernel-bench: $(VENV)/.ready
 	@$(RUN) -m testbed $@
 
-test: $(VENV)/.ready
-	@$(RUN) -m testbed host-packages
+lint: $(VENV)/.ready
+	@$(VENV)/bin/ruff check
+	@$(VENV)/bin/ruff format --check
+	@$(VENV)/bin/mypy
+
+test: lint $(VENV)/.native
 	@$(RUN) -m pytest --junitxml=build/test/junit.xml
 
 oe-test: $(VENV)/.ready
@@ -44,6 +56,9 @@ oe-test: $(VENV)/.ready
 soak: $(VENV)/.ready
 	@XEN_DMABUF_SOAK_CYCLES=$(or $(N),20) XEN_DMABUF_SOAK_SEED=$(SEED) \
 	 $(RUN) -m pytest -s --junitxml=build/test/soak.xml tests/testbed/test_image.py -k Soak
+
+fuzz: $(VENV)/.native
+	@PYTHONPATH=backend/src:backend/tests $(VENV)/bin/python -m fuzz --inputs $(or $(N),1000000) $(if $(SEED),--seed $(SEED)) $(if $(TARGET),--target $(TARGET))
 
 kernel-loops: $(VENV)/.ready
 	@XEN_DMABUF_MAP_LOOPS=$(or $(N),10000) $(RUN) -m pytest -s tests/testbed/test_image.py -k "selftest or loops or complained"

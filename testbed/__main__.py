@@ -37,8 +37,10 @@ def _kernel_bench(_: argparse.Namespace) -> int:
 def _shell(_: argparse.Namespace) -> int:
     """Boot and wait; other terminals use the printed ssh command."""
     with machine.boot(machine.build(), BUILD / "shell") as (_qemu, dom0):
-        print(f"Dom0:  {' '.join(dom0.ssh_command())}\nserial console: {BUILD / 'shell/serial.log'}\n"
-              "Press Enter to end the machine.")
+        print(
+            f"Dom0:  {' '.join(dom0.ssh_command())}\nserial console: {BUILD / 'shell/serial.log'}\n"
+            "Press Enter to end the machine."
+        )
         sys.stdin.readline()  # also ends with the input
     return 0
 
@@ -61,8 +63,10 @@ def _clean_cache(_: argparse.Namespace) -> int:
 COMMANDS = {
     "demo": (_demo, "show the main job with its proofs; writes build/demo/report.html"),
     "build": (_build, "build what is not cached: kernel, Xen, the roots of Dom0 and the DomU"),
-    "kernel-bench": (_kernel_bench, "time MAP_REFS_TO_BUF against the other ways to map grants; "
-                                    "writes build/kernel-bench/bench.md"),
+    "kernel-bench": (
+        _kernel_bench,
+        "time MAP_REFS_TO_BUF against the other ways to map grants; writes build/kernel-bench/bench.md",
+    ),
     "shell": (_shell, "boot, print how to reach Dom0 by SSH, wait"),
     "oe-test": (_oe_test, "run the image tests by oe-core's own oe-test against the testbed's Dom0"),
     "host-packages": (_host_packages, "install the Debian packages that the testbed needs (root)"),
@@ -73,8 +77,10 @@ COMMANDS = {
 def main() -> int:
     """Parse the command line, run, turn errors into one sentence and an exit status."""
     parser = argparse.ArgumentParser(
-        prog="python3 -m testbed", description="Xen with a Dom0 and DomUs on QEMU arm64.",
-        epilog=f"Big files are kept in ${cache.ENVIRONMENT} (default ~/.cache/xen-dmabuf-testbed), about 8 GB.")
+        prog="python3 -m testbed",
+        description="Xen with a Dom0 and DomUs on QEMU arm64.",
+        epilog=f"Big files are kept in ${cache.ENVIRONMENT} (default ~/.cache/xen-dmabuf-testbed), about 8 GB.",
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, (function, words) in COMMANDS.items():
         command = commands.add_parser(name, help=words, description=words)
@@ -84,7 +90,8 @@ def main() -> int:
             command.add_argument("tests", nargs="*", help="modules, module.Class or module.Class.method (default: all)")
     arguments = parser.parse_args()
     try:
-        return arguments.function(arguments)
+        status: int = arguments.function(arguments)
+        return status
     except LostVMError as error:
         print(f"testbed: {error}", file=sys.stderr)
         return 3

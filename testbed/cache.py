@@ -84,8 +84,7 @@ def disk_errors_explained(what: str) -> Iterator[None]:
 
 def full_disk() -> str:
     """The sentence for a full disk, with the remedy."""
-    return (f'no space left below "{root()}"; free about 12 GB, '
-            f"or set {ENVIRONMENT} to a folder on another disk")
+    return f'no space left below "{root()}"; free about 12 GB, or set {ENVIRONMENT} to a folder on another disk'
 
 
 def is_full() -> bool:

@@ -31,7 +31,7 @@ class Deadline:
         return self.remaining == 0
 
 
-def wait_until(condition: Callable[[], T], seconds: float, what: str) -> T:
+def wait_until(condition: Callable[[], T | None], seconds: float, what: str) -> T:
     """Poll ``condition`` with growing pauses until it is true; its last value is returned.
 
     Raises TimeoutError naming ``what`` and the last value.

@@ -19,13 +19,15 @@ def mirror() -> str:
     """The archive that this machine's apt is configured for (never named here)."""
     listing = subprocess.run(
         ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT) $(ORIGIN)"],
-        text=True, capture_output=True, check=False).stdout
+        text=True,
+        capture_output=True,
+        check=False,
+    ).stdout
     for line in listing.splitlines():
         uri, release, component, *origin = line.split()
         if component == "main" and origin == ["Debian"] and not re.search(r"security|updates", uri + release):
             return uri
-    raise TestbedError(
-        'apt has no Debian archive with lists; run "apt-get update" and check the apt sources')
+    raise TestbedError('apt has no Debian archive with lists; run "apt-get update" and check the apt sources')
 
 
 class Apt:
@@ -60,10 +62,14 @@ class Apt:
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         (self.folder / "status").touch()
         (self.folder / "sources.list").write_text(
-            f"{self.KIND} [signed-by={KEYRING}] {self.uri} {self.suite} main\n", encoding="utf-8")
+            f"{self.KIND} [signed-by={KEYRING}] {self.uri} {self.suite} main\n", encoding="utf-8"
+        )
         try:
-            process.run(["apt-get", *self._options(), "-o", "APT::Update::Error-Mode=any", "update"],
-                        what=f"Debian {self.suite} package lists", remedy="is the network there?")
+            process.run(
+                ["apt-get", *self._options(), "-o", "APT::Update::Error-Mode=any", "update"],
+                what=f"Debian {self.suite} package lists",
+                remedy="is the network there?",
+            )
         except TestbedError:
             if not self.has_lists():
                 raise
@@ -101,19 +107,33 @@ class Archive(Apt):
             if not any(archives.glob(pattern)):
                 for old in archives.glob(f"{package}_*.deb"):
                     old.unlink()
-                process.run(["apt-get", *self._options(), "download", f"{package}={version}"],
-                            what=package, cwd=archives, remedy="is the network there?")
+                process.run(
+                    ["apt-get", *self._options(), "download", f"{package}={version}"],
+                    what=package,
+                    cwd=archives,
+                    remedy="is the network there?",
+                )
             process.run(["dpkg-deb", "-x", str(next(archives.glob(pattern))), str(folder)], what=package)
 
     def bootstrap(self, packages: list[str], folder: Path) -> None:
         """Unpack packages and all their dependencies into a root, running no maintainer script."""
         process.run(
-            ["mmdebstrap", "--quiet", "--architectures=arm64", "--variant=extract",
-             "--aptopt=APT::Sandbox::User \"root\"", "--skip=check/empty",
-             f"--include={','.join(packages)}", SUITE, str(folder),
-             f"deb [signed-by={KEYRING}] {self.uri} {SUITE} main"],
-            what=f"Debian {SUITE} arm64 root", remedy="is the network there?",
-            env={"TMPDIR": os.environ.get("TMPDIR", "/tmp")})
+            [
+                "mmdebstrap",
+                "--quiet",
+                "--architectures=arm64",
+                "--variant=extract",
+                '--aptopt=APT::Sandbox::User "root"',
+                "--skip=check/empty",
+                f"--include={','.join(packages)}",
+                SUITE,
+                str(folder),
+                f"deb [signed-by={KEYRING}] {self.uri} {SUITE} main",
+            ],
+            what=f"Debian {SUITE} arm64 root",
+            remedy="is the network there?",
+            env={"TMPDIR": os.environ.get("TMPDIR", "/tmp")},
+        )
 
 
 class Sources(Apt):
@@ -142,11 +162,16 @@ class Sources(Apt):
         downloads.mkdir(parents=True, exist_ok=True)
         version = self.version(package)
         try:
-            process.run(["apt-get", *self._options(), "source", "--download-only", "--only-source",
-                         f"{package}={version}"], what=f"source package {package} {version}", cwd=downloads,
-                        remedy="is the network there, and does the archive have this source?")
+            process.run(
+                ["apt-get", *self._options(), "source", "--download-only", "--only-source", f"{package}={version}"],
+                what=f"source package {package} {version}",
+                cwd=downloads,
+                remedy="is the network there, and does the archive have this source?",
+            )
         except TestbedError as error:
             raise MissingSourceError(str(error)) from error
         files = re.sub(r"^\d+:", "", version)
-        process.run(["dpkg-source", "--no-check", "-x", str(downloads / f"{package}_{files}.dsc"), str(folder)],
-                    what=f"source package {package} {version}")
+        process.run(
+            ["dpkg-source", "--no-check", "-x", str(downloads / f"{package}_{files}.dsc"), str(folder)],
+            what=f"source package {package} {version}",
+        )

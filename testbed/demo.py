@@ -32,6 +32,7 @@ def _started(start: Callable[[], object], what: str) -> Callable[[], str]:
     def proof() -> str:
         start()
         return what
+
     return proof
 
 
@@ -53,13 +54,14 @@ def _play(report: Report, scene: Scene) -> None:
         ("(b) DomU and Dom0 share the memory of the picture", lambda: proofs.memory_is_shared(scene)),
         ("(c) the backend touches no pixel", lambda: proofs.nothing_is_copied(scene)),
         ("(e) Xen's grant table: pages mapped while shown, none after", lambda: proofs.grants_equal_pages(scene)),
-        ("the DomU starts a Weston of its own",
-         _started(domu.start_weston, "Weston runs in the DomU, on drm_xen_front")),
+        (
+            "the DomU starts a Weston of its own",
+            _started(domu.start_weston, "Weston runs in the DomU, on drm_xen_front"),
+        ),
         ("that Weston is on Dom0's screen, pixel by pixel", lambda: proofs.weston_is_exact(scene)),
         ("the DomU destroyed while it flips hurts nobody", lambda: proofs.crash_is_survived(scene)),
         ("the DomU, started again, has its picture again", again),
-        ("(d) without our ioctls the device refuses the DomU's pages",
-         lambda: proofs.foreign_buffer_is_refused(scene)),
+        ("(d) without our ioctls the device refuses the DomU's pages", lambda: proofs.foreign_buffer_is_refused(scene)),
         ("and with them the picture comes back", lambda: proofs.picture_comes_back(scene)),
     ]
     for claim, proof in steps:
@@ -80,8 +82,11 @@ def run(folder: Path) -> Report:
     try:
         with machine.boot(images, folder) as (qemu, dom0):
             report.machine = " · ".join(
-                dom0.run("xl info xen_version 2>/dev/null || xl info | sed -n 's/^xen_version *: //p'; uname -rm; "
-                         "weston --version").split("\n")).strip(" ·")
+                dom0.run(
+                    "xl info xen_version 2>/dev/null || xl info | sed -n 's/^xen_version *: //p'; uname -rm; "
+                    "weston --version"
+                ).split("\n")
+            ).strip(" ·")
             say(f"machine: {report.machine}; booted in {time.monotonic() - started:.0f} s")
             scene = Scene(qemu, dom0, DomU(qemu, dom0), folder, report.pictures)
             _play(report, scene)

@@ -7,12 +7,13 @@ import json
 from pathlib import Path
 
 import numpy as np
-from oeqa.runtime.xen_dmabuf import dom0 as image_test
 from PIL import Image
+
+from oeqa.runtime.xen_dmabuf import dom0 as image_test
 
 from .deadline import wait_until
 from .errors import ProofError
-from .guest import Dom0, Guest, Target
+from .guest import Dom0, Guest, Json, Target
 from .pattern import Pixels
 from .qemu import DOMU_ADDRESSES, Qemu
 
@@ -42,8 +43,9 @@ class DomU(Guest):
         self._wait_for_pattern()
 
     def _wait_for_pattern(self) -> None:
-        wait_until(lambda: self.try_run("xen-dmabuf-pattern send state").status == 0, 120,
-                   f"{self.name}: the pattern program")
+        wait_until(
+            lambda: self.try_run("xen-dmabuf-pattern send state").status == 0, 120, f"{self.name}: the pattern program"
+        )
 
     def boot(self) -> None:
         """Create the domain with systemd but without its Weston, and wait until it answers."""
@@ -63,21 +65,23 @@ class DomU(Guest):
         self.domid = self.dom0.create(self.name, extra=f'"{line}"')
         self.wait_for_ssh(240)
 
-    def send(self, command: str, timeout: float = 60) -> dict:
+    def send(self, command: str, timeout: float = 60) -> Json:
         """A command to the pattern program; its answer."""
-        answer = json.loads(self.run(f"xen-dmabuf-pattern send '{command}'", timeout))
+        answer: Json = json.loads(self.run(f"xen-dmabuf-pattern send '{command}'", timeout))
         if "error" in answer:
             raise ProofError(f"{self.name}: pattern program, `{command}`: {answer['error']}")
         return answer
 
-    def screens(self, command: str = "state", timeout: float = 60) -> list[dict]:
+    def screens(self, command: str = "state", timeout: float = 60) -> list[Json]:
         """State of all screens after a command."""
-        return self.send(command, timeout)["screens"]
+        screens: list[Json] = self.send(command, timeout)["screens"]
+        return screens
 
     def stop_pattern(self) -> None:
         """End the pattern program: its buffers are destroyed, the domain lives on."""
-        self.run("touch /run/pattern.stop; pkill -x xen-dmabuf-patt; "
-                 "while pgrep -x xen-dmabuf-patt >/dev/null; do :; done")
+        self.run(
+            "touch /run/pattern.stop; pkill -x xen-dmabuf-patt; while pgrep -x xen-dmabuf-patt >/dev/null; do :; done"
+        )
 
     def resume_pattern(self) -> None:
         """Start the pattern program again."""
@@ -93,14 +97,15 @@ class DomU(Guest):
         rows = np.frombuffer(pixels, np.uint8, pitch * height).reshape(height, pitch)
         return rows[:, : width * 4].reshape(height, width, 4)[:, :, 2::-1].copy()
 
-    def backend_status(self) -> dict:
+    def backend_status(self) -> Json:
         """This domain in the backend's status."""
-        for domain in self.dom0.status()["domains"]:
+        domains: list[Json] = self.dom0.status()["domains"]
+        for domain in domains:
             if domain["domid"] == self.domid:
                 return domain
         raise ProofError(f"the backend's status has no domain {self.domid} ({self.name})")
 
-    def buffers(self) -> list[dict]:
+    def buffers(self) -> list[Json]:
         """All display buffers of this domain as the backend sees them."""
         return [buffer for device in self.backend_status()["devices"] for buffer in device.get("buffers", [])]
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import socket
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from oeqa.runtime.xen_dmabuf.dom0 import found
 
 from . import deadline, keys
 from .deadline import wait_until
 from .errors import LostVMError, ProofError
 from .qemu import DOMU_ADDRESSES, Qemu
+
+Json = dict[str, Any]
+"""An object as a program prints it."""
 
 # with the socket named it need not read its configuration, which takes a third of its time
 STATUS = "xen-dmabuf-backend status --json --socket /run/xen-dmabuf/control.sock"
@@ -43,12 +48,19 @@ class Guest:
         """The ssh command line without the remote command."""
         folder = keys.folder()
         options = {
-            "IdentityFile": folder / "client", "IdentitiesOnly": "yes",
-            "UserKnownHostsFile": folder / "known_hosts", "StrictHostKeyChecking": "yes",
-            "ControlMaster": "auto", "ControlPersist": "yes",
+            "IdentityFile": folder / "client",
+            "IdentitiesOnly": "yes",
+            "UserKnownHostsFile": folder / "known_hosts",
+            "StrictHostKeyChecking": "yes",
+            "ControlMaster": "auto",
+            "ControlPersist": "yes",
             "ControlPath": self.machine.sockets / self.name,
-            "ConnectTimeout": int(connect_seconds * deadline.slowness), "ServerAliveInterval": "15", "ServerAliveCountMax": "8",
-            "BatchMode": "yes", "LogLevel": "ERROR", "Port": self.machine.ports[self.name],
+            "ConnectTimeout": int(connect_seconds * deadline.slowness),
+            "ServerAliveInterval": "15",
+            "ServerAliveCountMax": "8",
+            "BatchMode": "yes",
+            "LogLevel": "ERROR",
+            "Port": self.machine.ports[self.name],
         }
         return ["ssh", "-F", "none", *[f"-o{key}={value}" for key, value in options.items()], "root@127.0.0.1"]
 
@@ -56,8 +68,14 @@ class Guest:
         """Run a shell command; never raises for its status. LostVMError if QEMU is gone."""
         timeout *= deadline.slowness
         try:
-            done = subprocess.run([*self.ssh_command(connect_seconds), command], stdin=subprocess.DEVNULL,
-                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout, check=False)
+            done = subprocess.run(
+                [*self.ssh_command(connect_seconds), command],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=timeout,
+                check=False,
+            )
         except subprocess.TimeoutExpired as error:
             self.machine.check_alive()
             text = (error.stdout or b"").decode(errors="replace")
@@ -76,14 +94,17 @@ class Guest:
     def copy_to(self, source: Path, target: str) -> None:
         """Write a host file into the guest."""
         with open(source, "rb") as data:
-            done = subprocess.run([*self.ssh_command(), f"cat > {target}"], stdin=data, capture_output=True, check=False)
+            done = subprocess.run(
+                [*self.ssh_command(), f"cat > {target}"], stdin=data, capture_output=True, check=False
+            )
         if done.returncode:
             raise ProofError(f"{self.name}: can't write {target}: {done.stderr.decode(errors='replace')}")
 
     def read_file(self, path: str) -> bytes:
         """A guest's file as it is."""
-        done = subprocess.run([*self.ssh_command(), f"cat {path}"], stdin=subprocess.DEVNULL, capture_output=True,
-                              check=False)
+        done = subprocess.run(
+            [*self.ssh_command(), f"cat {path}"], stdin=subprocess.DEVNULL, capture_output=True, check=False
+        )
         if done.returncode:
             raise ProofError(f"{self.name}: can't read {path}: {done.stderr.decode(errors='replace')}")
         return done.stdout
@@ -108,8 +129,12 @@ class Guest:
         """Whether an SSH server answers in time. QEMU accepts for a guest that is not up yet and then asks
         it every six seconds: short attempts find the guest sooner, and cost it less than ssh's own."""
         self.machine.check_alive()
-        with contextlib.suppress(OSError), socket.create_connection(
-                ("127.0.0.1", self.machine.ports[self.name]), seconds * deadline.slowness) as connection:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(
+                ("127.0.0.1", self.machine.ports[self.name]), seconds * deadline.slowness
+            ) as connection,
+        ):
             return connection.recv(4) == b"SSH-"
         return False
 
@@ -131,22 +156,27 @@ class Dom0(Guest):
         """
         # A fixed MAC: QEMU's user network remembers which one had the address before.
         mac = f"00:16:3e:00:00:{int(DOMU_ADDRESSES[name].rsplit('.')[-1]):02x}"
-        lines = {"name": f'"{name}"', "vif": f'["bridge=xenbr0,mac={mac}"]',
-                 # several DomUs may have a disk that they only read
-                 "disk": '["file:/var/lib/xen/images/domu.ext4,xvda,r"]', **overrides}
+        lines = {
+            "name": f'"{name}"',
+            "vif": f'["bridge=xenbr0,mac={mac}"]',
+            # several DomUs may have a disk that they only read
+            "disk": '["file:/var/lib/xen/images/domu.ext4,xvda,r"]',
+            **overrides,
+        }
         arguments = " ".join(f"'{key}={value}'" for key, value in lines.items())
         output = self.run(f"xl create /etc/xen/domu.cfg {arguments} && echo created $(xl domid {name})", timeout=90)
-        return int(re.search(r"^created (\d+)$", output, re.M)[1])
+        return int(found(r"^created (\d+)$", output)[1])
 
-    def domains(self) -> list[dict]:
+    def domains(self) -> list[Json]:
         """``xl list -l``: all domains but Dom0, zombies included."""
         # xl prints nothing when a domain vanishes while it looks
         text = wait_until(lambda: self.run("xl list -l 2>/dev/null || true").strip(), 30, "xl list -l")
         return [entry for entry in json.loads(text) if entry["domid"] != 0]
 
-    def status(self) -> dict:
+    def status(self) -> Json:
         """The backend's own state."""
-        return json.loads(self.run(STATUS))
+        status: Json = json.loads(self.run(STATUS))
+        return status
 
 
 class Target:

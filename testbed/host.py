@@ -12,16 +12,42 @@ from .errors import TestbedError
 
 PACKAGES = (
     # the virtual machine
-    "qemu-system-arm", "ipxe-qemu", "openssh-client",
+    "qemu-system-arm",
+    "ipxe-qemu",
+    "openssh-client",
     # Dom0's and the DomU's root, without a foreign chroot
-    "mmdebstrap", "e2fsprogs", "debian-archive-keyring", "qemu-user-static",
+    "mmdebstrap",
+    "e2fsprogs",
+    "debian-archive-keyring",
+    "qemu-user-static",
     # the arm64 kernel and the C clients
-    "gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "gcc", "libc6-dev", "make", "flex", "bison", "bc",
-    "libssl-dev", "libelf-dev", "xz-utils", "ccache", "patch", "rsync", "kmod", "cpio", "perl",
+    "gcc-aarch64-linux-gnu",
+    "libc6-dev-arm64-cross",
+    "gcc",
+    "libc6-dev",
+    "make",
+    "flex",
+    "bison",
+    "bc",
+    "libssl-dev",
+    "libelf-dev",
+    "xz-utils",
+    "ccache",
+    "patch",
+    "rsync",
+    "kmod",
+    "cpio",
+    "perl",
     # the patched Xen
-    "dpkg-dev", "python3",
+    "dpkg-dev",
+    "python3",
     # the backend's unit tests run against a real Weston, the layer's compile the device tree
-    "weston", "device-tree-compiler",
+    "weston",
+    "device-tree-compiler",
+    # and import systemd-python, which pip compiles (requirements-native.txt)
+    "libsystemd-dev",
+    "pkg-config",
+    "python3-dev",
 )
 """Packages of Debian 12, amd64."""
 
@@ -31,7 +57,10 @@ def missing() -> list[str]:
     try:
         done = subprocess.run(
             ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *PACKAGES],
-            text=True, capture_output=True, check=False)
+            text=True,
+            capture_output=True,
+            check=False,
+        )
     except FileNotFoundError as error:
         raise TestbedError("dpkg-query is not here: the testbed runs on Debian 12 or newer") from error
     present = {line.split()[0] for line in done.stdout.splitlines() if line.endswith(" installed")}
@@ -52,10 +81,16 @@ def install() -> None:
     if os.geteuid() != 0:
         raise TestbedError(
             f"these Debian packages are missing: {' '.join(names)}; "
-            f'run "make host-packages" as root, or apt-get install them')
+            f'run "make host-packages" as root, or apt-get install them'
+        )
     say(f"installing from Debian: {' '.join(names)}")
     quiet = {"DEBIAN_FRONTEND": "noninteractive"}
-    process.run(["apt-get", "update"], what="package lists", env=quiet,
-                remedy="is the network there, and is apt configured?")
-    process.run(["apt-get", "install", "-y", "--no-install-recommends", *names],
-                what="host packages", env=quiet, remedy="is the network there?")
+    process.run(
+        ["apt-get", "update"], what="package lists", env=quiet, remedy="is the network there, and is apt configured?"
+    )
+    process.run(
+        ["apt-get", "install", "-y", "--no-install-recommends", *names],
+        what="host packages",
+        env=quiet,
+        remedy="is the network there?",
+    )

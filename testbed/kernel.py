@@ -39,14 +39,15 @@ def patches(extra: bool = False) -> list[Path]:
     """The series in order, the same files as the layer's; extra: those that it applies only when asked, too."""
     found = kernelseries.patches(layout.REPOSITORY, line(), extra)
     if not found:
-        raise TestbedError(f'no patches for "{line()}" in "{layout.REPOSITORY}/{kernelseries.TOP}"; '
-                           "is the whole repository cloned?")
+        raise TestbedError(
+            f'no patches for "{line()}" in "{layout.REPOSITORY}/{kernelseries.TOP}"; is the whole repository cloned?'
+        )
     return [Path(path) for path in found]
 
 
 def extra_patches() -> list[Path]:
     """What patches(extra=True) has on top of the series; they come last."""
-    return patches(extra=True)[len(patches()):]
+    return patches(extra=True)[len(patches()) :]
 
 
 def fragments() -> list[Path]:
@@ -70,26 +71,44 @@ def wanted_symbols(files: list[Path]) -> dict[str, str]:
 def check_config(config: Path, wanted: dict[str, str]) -> None:
     """Every symbol of the fragments has its value in the final configuration; else an error names it."""
     got = wanted_symbols([config])
-    lost = [f"{name}={value} (is {got.get(name, 'n')})"
-            for name, value in wanted.items() if got.get(name, "n") != value]
+    lost = [
+        f"{name}={value} (is {got.get(name, 'n')})" for name, value in wanted.items() if got.get(name, "n") != value
+    ]
     if lost:
         raise TestbedError(
             "kernel configuration: these symbols of the fragments did not take: "
-            + ", ".join(lost) + "; does something that they depend on lack?")
+            + ", ".join(lost)
+            + "; does something that they depend on lack?"
+        )
 
 
 def make(tree: Path, *targets: str, log: Path | None = None) -> None:
     """make for arm64 with a compiler cache in the cache folder."""
     jobs = os.cpu_count() or 1
     process.run(
-        ["make", f"-j{jobs}", "ARCH=arm64", "CROSS_COMPILE=aarch64-linux-gnu-",
-         "CC=ccache aarch64-linux-gnu-gcc", "KBUILD_BUILD_TIMESTAMP=2026-01-01", "KBUILD_BUILD_USER=testbed",
-         "KBUILD_BUILD_HOST=testbed", *targets],
-        what=f"kernel, make {' '.join(targets)}", cwd=tree, log=log,
-        env={"CCACHE_DIR": str(cache.root() / "ccache"), "CCACHE_MAXSIZE": "3G",
-             "CCACHE_BASEDIR": str(tree), "CCACHE_NOHASHDIR": "1",
-             # take the include files from the compiler's own list: no second run of the preprocessor
-             "CCACHE_DEPEND": "1"})
+        [
+            "make",
+            f"-j{jobs}",
+            "ARCH=arm64",
+            "CROSS_COMPILE=aarch64-linux-gnu-",
+            "CC=ccache aarch64-linux-gnu-gcc",
+            "KBUILD_BUILD_TIMESTAMP=2026-01-01",
+            "KBUILD_BUILD_USER=testbed",
+            "KBUILD_BUILD_HOST=testbed",
+            *targets,
+        ],
+        what=f"kernel, make {' '.join(targets)}",
+        cwd=tree,
+        log=log,
+        env={
+            "CCACHE_DIR": str(cache.root() / "ccache"),
+            "CCACHE_MAXSIZE": "3G",
+            "CCACHE_BASEDIR": str(tree),
+            "CCACHE_NOHASHDIR": "1",
+            # take the include files from the compiler's own list: no second run of the preprocessor
+            "CCACHE_DEPEND": "1",
+        },
+    )
 
 
 def unpack(folder: Path, more: tuple[Path, ...] = ()) -> Path:
@@ -102,9 +121,12 @@ def unpack(folder: Path, more: tuple[Path, ...] = ()) -> Path:
     shutil.rmtree(folder / "source")
     tree = next(folder.glob("linux-source-*"))
     for patch in [*patches(), *more]:
-        process.run(["patch", "-p1", "--forward", "--fuzz=0", "-i", str(patch)], cwd=tree,
-                    what=f"kernel patch {patch.name}",
-                    remedy=f"rebase it onto {archive.version(source_package())}")
+        process.run(
+            ["patch", "-p1", "--forward", "--fuzz=0", "-i", str(patch)],
+            cwd=tree,
+            what=f"kernel patch {patch.name}",
+            remedy=f"rebase it onto {archive.version(source_package())}",
+        )
     return tree
 
 
@@ -113,9 +135,10 @@ def configure(tree: Path, extra: tuple[Path, ...] = ()) -> None:
     files = [*fragments(), *extra]
     wanted = wanted_symbols(files)
     merged = tree / "testbed.config"
-    merged.write_text("".join(
-        f"# {name} is not set\n" if value == "n" else f"{name}={value}\n" for name, value in wanted.items()),
-        encoding="utf-8")
+    merged.write_text(
+        "".join(f"# {name} is not set\n" if value == "n" else f"{name}={value}\n" for name, value in wanted.items()),
+        encoding="utf-8",
+    )
     make(tree, f"KCONFIG_ALLCONFIG={merged}", "allnoconfig")
     check_config(tree / ".config", wanted)
 
@@ -145,8 +168,15 @@ def _build_selftests(tree: Path, target: Path) -> None:
     if not source.is_dir():
         raise TestbedError(f'the kernel series has no selftest folder "{SELFTEST}"')
     make(tree, f"INSTALL_HDR_PATH={tree}/usr", "headers_install")
-    make(tree, "-C", str(source), "KHDR_INCLUDES=-isystem " + str(tree / "usr/include"),
-         "CC=aarch64-linux-gnu-gcc", "LDFLAGS=-static", f"OUTPUT={target}")
+    make(
+        tree,
+        "-C",
+        str(source),
+        "KHDR_INCLUDES=-isystem " + str(tree / "usr/include"),
+        "CC=aarch64-linux-gnu-gcc",
+        "LDFLAGS=-static",
+        f"OUTPUT={target}",
+    )
 
 
 def _build_test_modules(tree: Path, target: Path) -> None:

@@ -54,21 +54,30 @@ def parse(balloon: str, output: str) -> list[Row]:
     times: dict[tuple[int, str], list[tuple[int, int]]] = defaultdict(list)
     for way, pages, _round, mapping, release in re.findall(r"^(\S+) (\d+) (\d+) (\d+) (\d+)$", output, re.M):
         times[int(pages), way].append((int(mapping), int(release)))
-    return [Row(balloon, pages, way, median(m for m, _ in runs) / pages / 1e3,
-                median(r for _, r in runs) / pages / 1e3, len(runs))
-            for (pages, way), runs in sorted(times.items())]
+    return [
+        Row(
+            balloon,
+            pages,
+            way,
+            median(m for m, _ in runs) / pages / 1e3,
+            median(r for _, r in runs) / pages / 1e3,
+            len(runs),
+        )
+        for (pages, way), runs in sorted(times.items())
+    ]
 
 
 def table(rows: list[Row]) -> str:
     """Markdown: map and release of each way, divided by those of EXP_FROM_REFS and MAP_GRANT_REF."""
     found = {(row.balloon, row.pages, row.way): row for row in rows}
-    lines = ["| balloon | way | ÷ | " + " | ".join(f"{pages:,}" for pages in PAGES) + " pages |",
-             "|---|---|---|" + "--:|" * len(PAGES)]
+    lines = [
+        "| balloon | way | ÷ | " + " | ".join(f"{pages:,}" for pages in PAGES) + " pages |",
+        "|---|---|---|" + "--:|" * len(PAGES),
+    ]
     for balloon in CONDITIONS:
         for way, words in list(WAYS.items())[:COMPARED]:
             for base, base_words in BASES.items():
-                cells = [_ratio(found.get((balloon, pages, way)), found.get((balloon, pages, base)))
-                         for pages in PAGES]
+                cells = [_ratio(found.get((balloon, pages, way)), found.get((balloon, pages, base))) for pages in PAGES]
                 lines.append(f"| {balloon} | {words} | {base_words} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -80,22 +89,29 @@ def _ratio(row: Row | None, base: Row | None) -> str:
 def times(rows: list[Row]) -> str:
     """Markdown: map + release of each way in microseconds per page."""
     found = {(row.balloon, row.pages, row.way): row for row in rows}
-    lines = ["| balloon | way | " + " | ".join(f"{pages:,}" for pages in PAGES) + " pages |",
-             "|---|---|" + "--:|" * len(PAGES)]
+    lines = [
+        "| balloon | way | " + " | ".join(f"{pages:,}" for pages in PAGES) + " pages |",
+        "|---|---|" + "--:|" * len(PAGES),
+    ]
     for balloon in CONDITIONS:
         for way, words in WAYS.items():
             cells = [found.get((balloon, pages, way)) for pages in PAGES]
-            lines.append(f"| {balloon} | {words} | "
-                         + " | ".join(f"{row.map:.1f} + {row.release:.1f}" if row else "–" for row in cells) + " |")
+            lines.append(
+                f"| {balloon} | {words} | "
+                + " | ".join(f"{row.map:.1f} + {row.release:.1f}" if row else "–" for row in cells)
+                + " |"
+            )
     return "\n".join(lines)
 
 
 def _spare(dom0: Dom0, kib: int) -> None:
     """Have Dom0's balloon hold so much memory that gntdev needn't make room for grants itself."""
     # Dom0's share of Xen's memory at boot is what it may grow to again
-    dom0.run(f"cd {BALLOON}; test -e /run/full_kb || cat target_kb > /run/full_kb; "
-             f"echo $(( $(cat /run/full_kb) - {kib} )) > target_kb; "
-             "until [ $(cat info/current_kb) -le $(cat target_kb) ]; do :; done")
+    dom0.run(
+        f"cd {BALLOON}; test -e /run/full_kb || cat target_kb > /run/full_kb; "
+        f"echo $(( $(cat /run/full_kb) - {kib} )) > target_kb; "
+        "until [ $(cat info/current_kb) -le $(cat target_kb) ]; do :; done"
+    )
 
 
 def run(folder: Path) -> list[Row]:
@@ -113,7 +129,7 @@ def run(folder: Path) -> list[Row]:
             (folder / f"{balloon}.txt").write_text(output, encoding="utf-8")
             rows += parse(balloon, output)
     (folder / "bench.json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
-    text = (f"Map and release, as ratios:\n\n{table(rows)}\n\nMap + release, microseconds per page:\n\n{times(rows)}")
+    text = f"Map and release, as ratios:\n\n{table(rows)}\n\nMap + release, microseconds per page:\n\n{times(rows)}"
     (folder / "bench.md").write_text(text + "\n", encoding="utf-8")
     print(text)
     return rows

@@ -18,12 +18,14 @@ PATCH = layout.REPOSITORY / "testbed/kernel/gntdev-copy-without-lock.patch"
 _WESTON_DROPIN = base64.b64encode(b"[Service]\nTimeoutStartSec=900\n").decode()
 SLOWNESS = 6
 """How much longer everything may take than with the plain kernel."""
-DOM0_OPTIONS = ("page_owner=on page_poison=1 log_buf_len=8M "
-                # the machine's clock runs on while the host lets it wait: a stall says nothing here
-                "rcupdate.rcu_cpu_stall_suppress=1 "
-                # services take minutes to start, more than Weston's unit allows
-                "systemd.default_timeout_start_sec=900 "
-                f"systemd.set_credential_binary=systemd.unit-dropin.weston.service:{_WESTON_DROPIN}")
+DOM0_OPTIONS = (
+    "page_owner=on page_poison=1 log_buf_len=8M "
+    # the machine's clock runs on while the host lets it wait: a stall says nothing here
+    "rcupdate.rcu_cpu_stall_suppress=1 "
+    # services take minutes to start, more than Weston's unit allows
+    "systemd.default_timeout_start_sec=900 "
+    f"systemd.set_credential_binary=systemd.unit-dropin.weston.service:{_WESTON_DROPIN}"
+)
 XEN_OPTIONS = "gnttab_max_maptrack_frames=16"
 """Few enough that a test can use up Xen's table of mapped grants: 256 of them a frame."""
 
@@ -47,13 +49,18 @@ def _compile(folder: Path) -> None:
 
 def build() -> Path:
     """Folder like that of :func:`testbed.kernel.build`."""
-    return cache.stage("kernel-debug", {
-        **kernel.inputs(), "debug": cache.digest([FRAGMENT, *_more_patches()]), "kunit": " ".join(kunit_symbols())}, _compile)
+    inputs = {
+        **kernel.inputs(),
+        "debug": cache.digest([FRAGMENT, *_more_patches()]),
+        "kunit": " ".join(kunit_symbols()),
+    }
+    return cache.stage("kernel-debug", inputs, _compile)
 
 
 def dom0_parts(debug: Path, plain: Path) -> Path:
     """What of the two kernels goes into Dom0's root: the debug one's modules and selftests, and the
     plain one for DomUs."""
+
     def build(folder: Path) -> None:
         for part in (debug / "modules", debug / "selftests", plain / "Image"):
             process.run(["cp", "-a", str(part), str(folder)], what=f"kernel {part.name}")
@@ -63,9 +70,11 @@ def dom0_parts(debug: Path, plain: Path) -> Path:
 
 REPORTS = re.compile(
     r"\bBUG:|\bBUG at|WARNING:|Oops|unable to handle|Internal error|refcount_t:|UBSAN:|ODEBUG:|DEBUG_LOCKS_WARN_ON"
-    r"|INFO: (possible|task|trying|rcu)|suspicious RCU usage|inconsistent lock state|(add|del) corruption|Bad page")
+    r"|INFO: (possible|task|trying|rcu)|suspicious RCU usage|inconsistent lock state|(add|del) corruption|Bad page"
+)
 OWN_REPORTS = re.compile(
-    r"has no memory any more|still uses a released dma-buf|unmapping \d+ grants of a dma-buf failed")
+    r"has no memory any more|still uses a released dma-buf|unmapping \d+ grants of a dma-buf failed"
+)
 """What the series itself says when something happens that never should. Its KUnit tests have it happen at boot."""
 MARK = "debug kernel: booted, the tests begin"
 
@@ -76,5 +85,6 @@ def complaints(log: str) -> list[str]:
     An allocation that fault injection has refused is none.
     """
     boot, _, tests = log.rpartition(MARK)
-    return ([line for line in boot.splitlines() if REPORTS.search(line)]
-            + [line for line in tests.splitlines() if REPORTS.search(line) or OWN_REPORTS.search(line)])
+    return [line for line in boot.splitlines() if REPORTS.search(line)] + [
+        line for line in tests.splitlines() if REPORTS.search(line) or OWN_REPORTS.search(line)
+    ]

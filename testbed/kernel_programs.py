@@ -15,12 +15,28 @@ def compile_program(kernel: Path, name: str, target: Path) -> None:
     """Compile tests/kernel/NAME.c, linked statically, with the headers of a built kernel."""
     headers = kernel / "include"
     process.run(
-        ["aarch64-linux-gnu-gcc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror",
-         # the selftests' headers are not ours: they have helpers that not everybody calls
-         "-Wno-unused-function", "-Wno-sign-compare",
-         "-static", "-isystem", str(headers / "uapi"), "-isystem", str(headers / "selftests"),
-         f"-I{layout.KERNEL_PROGRAMS / 'modules'}", str(layout.KERNEL_PROGRAMS / f"{name}.c"), "-o", str(target)],
-        what=f"kernel test program {name}")
+        [
+            "aarch64-linux-gnu-gcc",
+            "-std=gnu11",
+            "-O2",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            # the selftests' headers are not ours: they have helpers that not everybody calls
+            "-Wno-unused-function",
+            "-Wno-sign-compare",
+            "-static",
+            "-isystem",
+            str(headers / "uapi"),
+            "-isystem",
+            str(headers / "selftests"),
+            f"-I{layout.KERNEL_PROGRAMS / 'modules'}",
+            str(layout.KERNEL_PROGRAMS / f"{name}.c"),
+            "-o",
+            str(target),
+        ],
+        what=f"kernel test program {name}",
+    )
 
 
 def install(dom0: Dom0, kernel: Path, name: str) -> str:

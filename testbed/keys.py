@@ -17,8 +17,21 @@ def folder() -> Path:
             target.mkdir(mode=0o700, exist_ok=True)
             for name in ("client", "host"):
                 (target / name).unlink(missing_ok=True)
-                process.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"xen-dmabuf-testbed-{name}",
-                             "-f", str(target / name)], what="ssh key")
+                process.run(
+                    [
+                        "ssh-keygen",
+                        "-q",
+                        "-t",
+                        "ed25519",
+                        "-N",
+                        "",
+                        "-C",
+                        f"xen-dmabuf-testbed-{name}",
+                        "-f",
+                        str(target / name),
+                    ],
+                    what="ssh key",
+                )
             public = (target / "host.pub").read_text(encoding="utf-8").split()
             (target / "known_hosts").write_text(f"* {public[0]} {public[1]}\n", encoding="utf-8")
     return target

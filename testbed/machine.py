@@ -30,8 +30,7 @@ def build() -> Images:
     """Build what is not cached."""
     _prepare()
     built = kernel.build()
-    return Images(xen=xen.build(), kernel=built / "Image", dom0=rootfs.build_dom0(built),
-                  domu=rootfs.build_domu(built))
+    return Images(xen=xen.build(), kernel=built / "Image", dom0=rootfs.build_dom0(built), domu=rootfs.build_domu(built))
 
 
 def _booted(machine: Qemu) -> bool:
@@ -43,10 +42,14 @@ def build_debug() -> Images:
     """The same with the debug kernel in Dom0; DomUs keep the plain one."""
     _prepare()
     plain, debug = kernel.build(), kernel_debug.build()
-    return Images(xen=xen.build(), kernel=debug / "Image",
-                  dom0=rootfs.build_dom0(kernel_debug.dom0_parts(debug, plain)),
-                  domu=rootfs.build_domu(plain), xen_options=kernel_debug.XEN_OPTIONS,
-                  dom0_options=kernel_debug.DOM0_OPTIONS)
+    return Images(
+        xen=xen.build(),
+        kernel=debug / "Image",
+        dom0=rootfs.build_dom0(kernel_debug.dom0_parts(debug, plain)),
+        domu=rootfs.build_domu(plain),
+        xen_options=kernel_debug.XEN_OPTIONS,
+        dom0_options=kernel_debug.DOM0_OPTIONS,
+    )
 
 
 @contextlib.contextmanager

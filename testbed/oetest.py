@@ -18,6 +18,7 @@ from pathlib import Path
 
 from . import keys, layout, machine, process
 from .cache import say
+from .deadline import wait_until
 from .errors import TestbedError
 
 LAYER_LIB = layout.REPOSITORY / "lib"
@@ -28,8 +29,12 @@ FROM_OE_CORE = {  # export's path -> oe-core's; as in testexport.bbclass
     **{f"meta/lib/oeqa/{part}": f"meta/lib/oeqa/{part}" for part in ("core", "runtime", "files", "utils")},
 }
 TEST_DATA = {
-    "MACHINE": "qemuarm64", "DISTRO": "testbed", "IMAGE_BASENAME": "testbed-dom0", "MLPREFIX": "",
-    "DISTRO_FEATURES": "systemd wayland xen xen-dmabuf", "IMAGE_FEATURES": "",
+    "MACHINE": "qemuarm64",
+    "DISTRO": "testbed",
+    "IMAGE_BASENAME": "testbed-dom0",
+    "MLPREFIX": "",
+    "DISTRO_FEATURES": "systemd wayland xen xen-dmabuf",
+    "IMAGE_FEATURES": "",
     "VIRTUAL-RUNTIME_init_manager": "systemd",
 }
 PACKAGES = ("xen-dmabuf-backend", "xen-dmabuf-backend-ptest", "weston", "weston-examples", "xen-tools-xl")
@@ -63,18 +68,27 @@ def export(oe_core: Path, target: Path, test_data: dict[str, str]) -> Path:
 def command(oe_test: Path, *arguments: str) -> list[str]:
     """``oe-test runtime`` on the exported cases of this layer, to be run in the export's folder."""
     # scarthgap's oe-test does not look into the layers' lib folders itself
-    return ["env", "PYTHONPATH=meta/lib:meta-xen-dmabuf/lib", sys.executable, str(oe_test), "runtime", "--json-result-dir", "results", *arguments,
-            "meta-xen-dmabuf/lib/oeqa/runtime/cases"]
+    return [
+        "env",
+        "PYTHONPATH=meta/lib:meta-xen-dmabuf/lib",
+        sys.executable,
+        str(oe_test),
+        "runtime",
+        "--json-result-dir",
+        "results",
+        *arguments,
+        "meta-xen-dmabuf/lib/oeqa/runtime/cases",
+    ]
 
 
 @contextlib.contextmanager
 def agent() -> Iterator[dict[str, str]]:
     """An SSH agent with the testbed's key: oe-test's ssh has no option for one. Gives the environment."""
-    with subprocess.Popen(["ssh-agent", "-D", "-a", str(keys.folder() / f"agent.{os.getpid()}")],
-                          stdout=subprocess.DEVNULL) as running:
-        environment = {**os.environ, "SSH_AUTH_SOCK": running.args[-1]}
+    socket = keys.folder() / f"agent.{os.getpid()}"
+    with subprocess.Popen(["ssh-agent", "-D", "-a", str(socket)], stdout=subprocess.DEVNULL) as running:
+        environment = {**os.environ, "SSH_AUTH_SOCK": str(socket)}
         try:
-            machine.wait_until(lambda: Path(running.args[-1]).exists(), 10, "ssh-agent")
+            wait_until(socket.exists, 10, "ssh-agent")
             process.run(["ssh-add", "-q", str(keys.folder() / "client")], what="ssh-add", env=environment)
             yield environment
         finally:
@@ -89,4 +103,8 @@ def run(oe_core: Path, folder: Path, tests: list[str]) -> int:
         say(f"oe-test runtime: {oe_core}")
         return subprocess.run(
             command(oe_test, "--target-ip", f"127.0.0.1:{qemu.ports['dom0']}", "--server-ip", "127.0.0.1"),
-            cwd=oe_test.parent, env=environment, stdin=subprocess.DEVNULL, check=False).returncode
+            cwd=oe_test.parent,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        ).returncode

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+
 from oeqa.runtime.xen_dmabuf import picture
 from oeqa.runtime.xen_dmabuf.picture import CELLS, FRAME_BITS, MAGIC, cell_size
 
@@ -43,7 +44,7 @@ def _magic_positions(screen: Pixels, cell: int) -> list[tuple[int, int]]:
     for i in range(8):
         wanted = white if MAGIC >> (7 - i) & 1 else black
         for dx, dy in ((i * cell, 0), (i * cell + cell - 1, cell - 1)):
-            found &= wanted[dy: dy + rows, dx: dx + columns]
+            found &= wanted[dy : dy + rows, dx : dx + columns]
     return [(int(x), int(y)) for y, x in np.argwhere(found)]
 
 
@@ -65,8 +66,10 @@ def locate(screen: Pixels, width: int, height: int, stream: int) -> Sighting | N
         number = value & (1 << FRAME_BITS) - 1
         expected = frame(width, height, stream, number)
         corners = ((x, y), (x - width + CELLS * cell, y - height + cell))
-        return min((Sighting(cx, cy, stream, number) for cx, cy in corners),
-                   key=lambda s: len(differences(screen, s.x, s.y, expected)))
+        return min(
+            (Sighting(cx, cy, stream, number) for cx, cy in corners),
+            key=lambda s: len(differences(screen, s.x, s.y, expected)),
+        )
     return None
 
 
@@ -75,7 +78,7 @@ def differences(screen: Pixels, x: int, y: int, expected: Pixels) -> np.ndarray:
     height, width = expected.shape[:2]
     if x < 0 or y < 0 or x + width > screen.shape[1] or y + height > screen.shape[0]:
         return np.argwhere(np.ones((height, width), bool))
-    shown = screen[y: y + height, x: x + width]
+    shown = screen[y : y + height, x : x + width]
     return np.argwhere((shown != expected).any(axis=2))
 
 
@@ -89,6 +92,7 @@ def require_exact(screen: Pixels, width: int, height: int, stream: int, number: 
     wrong = differences(screen, seen.x, seen.y, frame(width, height, stream, number))
     if len(wrong):
         y, x = wrong[0]
-        raise ProofError(f"stream {stream}, frame {number}: {len(wrong)} of {width * height} pixels differ, "
-                         f"the first at x={x} y={y}")
+        raise ProofError(
+            f"stream {stream}, frame {number}: {len(wrong)} of {width * height} pixels differ, the first at x={x} y={y}"
+        )
     return seen

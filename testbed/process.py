@@ -29,17 +29,32 @@ def run(
     :class:`TestbedError` with the command's last lines and the ``remedy``.
     """
     full_env = {**os.environ, "LC_ALL": "C", **(env or {})}
+    done: subprocess.CompletedProcess[str] | subprocess.CompletedProcess[bytes]
     try:
         if log is None:
             done = subprocess.run(
-                command, cwd=cwd, env=full_env, text=True, stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace", check=False)
+                command,
+                cwd=cwd,
+                env=full_env,
+                text=True,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                errors="replace",
+                check=False,
+            )
             output = done.stdout
         else:
             with open(log, "w", encoding="utf-8") as sink:
                 done = subprocess.run(
-                    command, cwd=cwd, env=full_env, stdin=subprocess.DEVNULL,
-                    stdout=sink, stderr=subprocess.STDOUT, check=False)
+                    command,
+                    cwd=cwd,
+                    env=full_env,
+                    stdin=subprocess.DEVNULL,
+                    stdout=sink,
+                    stderr=subprocess.STDOUT,
+                    check=False,
+                )
             output = log.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError as error:
         raise TestbedError(
@@ -51,5 +66,6 @@ def run(
             remedy = cache.full_disk()
         raise TestbedError(
             f"{what}: {command[0]} failed with status {done.returncode}"
-            f"{'; ' + remedy if remedy else ''}. Its last lines:\n  {tail}")
+            f"{'; ' + remedy if remedy else ''}. Its last lines:\n  {tail}"
+        )
     return output

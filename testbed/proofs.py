@@ -18,7 +18,7 @@ from . import pattern
 from .deadline import wait_until
 from .display import PAGE, PROBE, DomU, mapped_grants, save, screenshot
 from .errors import ProofError
-from .guest import Dom0
+from .guest import Dom0, Json
 from .qemu import Qemu
 
 RELEASE_SECONDS = 30
@@ -48,15 +48,20 @@ class Scene:
         save(pixels, self.folder / f"{name}.png")
 
 
-def shown_exactly(scene: Scene, name: str, screen: dict) -> pattern.Sighting:
+def shown_exactly(scene: Scene, name: str, screen: Json) -> pattern.Sighting:
     """The screen shows the DomU's frame exactly. The frame is answered when Weston has drawn it; what
     virtio-gpu scans out may be one refresh behind, so a held frame gets a moment to arrive."""
     last: list[ProofError] = []
 
     def settled() -> pattern.Sighting | None:
         try:
-            return pattern.require_exact(screenshot(scene.machine, scene.folder / f"{name}.png"),
-                                         screen["width"], screen["height"], screen["stream"], screen["frame"])
+            return pattern.require_exact(
+                screenshot(scene.machine, scene.folder / f"{name}.png"),
+                screen["width"],
+                screen["height"],
+                screen["stream"],
+                screen["frame"],
+            )
         except ProofError as error:
             last[:] = [error]
             return None
@@ -86,8 +91,10 @@ def pattern_is_exact(scene: Scene, rounds: int = 3, flips: int = 5, title: str =
                 scene.pictures.append((f"Dom0's screen: DomU's frame {screen['frame']}", f"{name}.png"))
                 drawn = pattern.frame(screen["width"], screen["height"], screen["stream"], screen["frame"])
                 scene.keep(f"{name}-drawn", f"What the DomU drew: frame {screen['frame']}", drawn)
-    return (f"frames {', '.join(map(str, seen))}: all {screen['width']}x{screen['height']} pixels equal, "
-            f"window at {found.x},{found.y}")
+    return (
+        f"frames {', '.join(map(str, seen))}: all {screen['width']}x{screen['height']} pixels equal, "
+        f"window at {found.x},{found.y}"
+    )
 
 
 def memory_is_shared(scene: Scene) -> str:
@@ -113,8 +120,10 @@ def memory_is_shared(scene: Scene) -> str:
     after = [c["flips_requested"] for d in scene.domu.backend_status()["devices"] for c in d["connectors"]]
     if before != after:
         raise ProofError(f"page flips were requested meanwhile ({before} -> {after}): this proves nothing")
-    return (f"pixel {x},{y}: {POKED:06x} written in the DomU was read in Dom0 through file {holders[0]} of "
-            f"worker {status['pid']}, {POKED_BACK:06x} written there was read in the DomU; no flip in between")
+    return (
+        f"pixel {x},{y}: {POKED:06x} written in the DomU was read in Dom0 through file {holders[0]} of "
+        f"worker {status['pid']}, {POKED_BACK:06x} written there was read in the DomU; no flip in between"
+    )
 
 
 def nothing_is_copied(scene: Scene, flips: int = 20) -> str:
@@ -132,8 +141,10 @@ def nothing_is_copied(scene: Scene, flips: int = 20) -> str:
         raise ProofError(f"worker {pid} has pixel memory mapped: {after['mapped']}")
     if moved >= flips * frame_bytes // 100:
         raise ProofError(f"worker {pid} moved {moved} octets by system calls in {flips} flips of {frame_bytes}")
-    return (f"{flips} flips of {frame_bytes} octets: backend's counter 0; worker {pid} has no dma-buf mapped, "
-            f"{after['mapped']['gntdev']} octets of rings, moved {moved} octets by system calls")
+    return (
+        f"{flips} flips of {frame_bytes} octets: backend's counter 0; worker {pid} has no dma-buf mapped, "
+        f"{after['mapped']['gntdev']} octets of rings, moved {moved} octets by system calls"
+    )
 
 
 def grants_equal_pages(scene: Scene) -> str:
@@ -149,7 +160,9 @@ def grants_equal_pages(scene: Scene) -> str:
     wait_until(lambda: not scene.domu.buffers(), RELEASE_SECONDS, "the release of all display buffers")
     rest = mapped_grants(scene.dom0, scene.domu.domid)
     if shown - rest != pages:
-        raise ProofError(f"Xen: {shown} grants mapped while shown, {rest} after release; the buffers have {pages} pages")
+        raise ProofError(
+            f"Xen: {shown} grants mapped while shown, {rest} after release; the buffers have {pages} pages"
+        )
     return f"{pages} pages in buffers; grants that Dom0 has mapped: {shown} while shown, {rest} (rings) after release"
 
 
@@ -158,8 +171,9 @@ def wait_until_gone(scene: Scene, domid: int) -> None:
     scene.domu.forget()
 
     def gone() -> bool:
-        return all(d["domid"] != domid for d in scene.dom0.domains()) and \
-            all(d["domid"] != domid for d in scene.dom0.status()["domains"])
+        return all(d["domid"] != domid for d in scene.dom0.domains()) and all(
+            d["domid"] != domid for d in scene.dom0.status()["domains"]
+        )
 
     wait_until(gone, RELEASE_SECONDS, f"domain {domid} and its state in the backend to vanish")
 
@@ -198,6 +212,7 @@ def has_window(scene: Scene, name: str) -> bool:
 
 def weston_is_exact(scene: Scene) -> str:
     """The DomU's own Weston: it moves, and, held still, Dom0's window equals its framebuffer."""
+
     def drawn_something() -> bool:
         pixels = screenshot(scene.machine, scene.folder / "weston-moving-1.png")
         some = pixels[::4, ::4].reshape(-1, 3)  # sorting all of them takes longer than a frame does
@@ -235,7 +250,7 @@ def find(screen: np.ndarray, picture: np.ndarray) -> tuple[int, int] | None:
     if not len(others):
         return None
     y, x = others.min(axis=0)
-    shown = screen[y: y + height, x: x + width]
+    shown = screen[y : y + height, x : x + width]
     return (int(x), int(y)) if shown.shape == picture.shape and (shown == picture).all() else None
 
 
@@ -245,11 +260,14 @@ def strategies(scene: Scene, names: str) -> Iterator[None]:
     configuration = "/etc/xen-dmabuf/backend.toml"
 
     def changed(command: str) -> None:
-        worker = scene.domu.backend_status()["pid"]
-        scene.dom0.run(f"{command} && systemctl reload xen-dmabuf-backend && kill {worker}", timeout=60)
+        unit = f"xen-dmabuf-worker@{scene.domu.backend_status()['domid']}.service"
+        # stopped, not restarted: one that goes on keeps what it was started with
+        scene.dom0.run(f"{command} && systemctl reload xen-dmabuf-backend && systemctl stop {unit}", timeout=60)
 
-    changed(f"cp {configuration} /run/backend.toml.kept && "
-            f"sed -i 's/^#strategies = .*/strategies = {names}/' {configuration}")
+    changed(
+        f"cp {configuration} /run/backend.toml.kept && "
+        f"sed -i 's/^#strategies = .*/strategies = {names}/' {configuration}"
+    )
     try:
         yield
     finally:
@@ -261,6 +279,7 @@ def flips_again(domu: DomU) -> None:
 
     Flips alone prove nothing: drm_xen_front completes them itself while its device is unplugged.
     """
+
     def reconnected() -> bool:
         with contextlib.suppress(ProofError):
             return bool(domu.buffers())
@@ -286,7 +305,7 @@ def foreign_buffer_is_refused(scene: Scene) -> str:
             raise ProofError(f"EXP_FROM_REFS was not refused: {buffer}")
     if not buffers or not status["pixel_bytes_copied"]:
         raise ProofError("the copying fallback says that it copied nothing")
-    return f'{buffers[0]["why"]}; the fallback copied {status["pixel_bytes_copied"]} octets'
+    return f"{buffers[0]['why']}; the fallback copied {status['pixel_bytes_copied']} octets"
 
 
 def picture_comes_back(scene: Scene) -> str:

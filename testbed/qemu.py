@@ -18,14 +18,18 @@ from qemu.qmp.legacy import QEMUMonitorProtocol
 from .deadline import wait_until
 from .errors import LostVMError, TestbedError
 
-XEN_OPTIONS = ("console=dtuart dom0_mem=1536M bootscrub=0 conring_size=4M loglvl=info guest_loglvl=info "
-               # where the host is busy, a virtual processor that moves loses its timer: docs/testbed.md
-               "dom0_vcpus_pin")
-DOM0_OPTIONS = ("console=hvc0 root=/dev/vda rw clk_ignore_unused panic=-1 oops=panic loglevel=5 "
-                # the console says when Dom0 is up; mitigations cost most under emulation
-                "systemd.show_status=1 mitigations=off "
-                # grants of a DomU's disk would come and go between two counts
-                "xen_blkback.feature_persistent=0")
+XEN_OPTIONS = (
+    "console=dtuart dom0_mem=1536M bootscrub=0 conring_size=4M loglvl=info guest_loglvl=info "
+    # where the host is busy, a virtual processor that moves loses its timer: docs/testbed.md
+    "dom0_vcpus_pin"
+)
+DOM0_OPTIONS = (
+    "console=hvc0 root=/dev/vda rw clk_ignore_unused panic=-1 oops=panic loglevel=5 "
+    # the console says when Dom0 is up; mitigations cost most under emulation
+    "systemd.show_status=1 mitigations=off "
+    # grants of a DomU's disk would come and go between two counts
+    "xen_blkback.feature_persistent=0"
+)
 KERNEL_ADDRESS = 0x49000000
 SCREEN = (1280, 800)
 SERIAL_TAIL = 25
@@ -48,7 +52,7 @@ class Images:
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        return int(probe.getsockname()[1])
 
 
 class Qemu:
@@ -57,8 +61,9 @@ class Qemu:
     ``folder`` receives ``serial.log`` and ``qemu.log``. ``screen`` is (width, height) in pixels.
     """
 
-    def __init__(self, images: Images, folder: Path, *, screen: tuple[int, int] = SCREEN,
-                 memory_mib: int = 4096, cpus: int = 2) -> None:
+    def __init__(
+        self, images: Images, folder: Path, *, screen: tuple[int, int] = SCREEN, memory_mib: int = 4096, cpus: int = 2
+    ) -> None:
         self.images = images
         self.folder = folder
         self.screen = screen
@@ -72,29 +77,58 @@ class Qemu:
 
     def _command(self, monitor: Path) -> list[str]:
         forwards = [f"hostfwd=tcp:127.0.0.1:{self.ports['dom0']}-10.0.2.15:22"]
-        forwards += [f"hostfwd=tcp:127.0.0.1:{self.ports[name]}-{address}:22"
-                     for name, address in DOMU_ADDRESSES.items()]
+        forwards += [
+            f"hostfwd=tcp:127.0.0.1:{self.ports[name]}-{address}:22" for name, address in DOMU_ADDRESSES.items()
+        ]
         width, height = self.screen
         return [
             # QEMU must not outlive this process, however that one ends
-            "setpriv", "--pdeathsig", "KILL", "qemu-system-aarch64",
-            "-M", "virt,virtualization=on,gic-version=3", "-cpu", "cortex-a57",
-            "-smp", str(self.cpus), "-m", str(self.memory_mib),
-            "-nodefaults", "-display", "none", "-no-reboot",
-            "-chardev", f"file,id=console,path={self.serial_log}", "-serial", "chardev:console",
-            "-qmp", f"unix:{monitor},server=on,wait=off",
-            "-kernel", str(self.images.xen), "-append", f"{XEN_OPTIONS} {self.images.xen_options}",
-            "-device", f"guest-loader,addr={KERNEL_ADDRESS:#x},kernel={self.images.kernel},"
-                       f"bootargs={DOM0_OPTIONS} {self.images.dom0_options}",
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            "qemu-system-aarch64",
+            "-M",
+            "virt,virtualization=on,gic-version=3",
+            "-cpu",
+            "cortex-a57",
+            "-smp",
+            str(self.cpus),
+            "-m",
+            str(self.memory_mib),
+            "-nodefaults",
+            "-display",
+            "none",
+            "-no-reboot",
+            "-chardev",
+            f"file,id=console,path={self.serial_log}",
+            "-serial",
+            "chardev:console",
+            "-qmp",
+            f"unix:{monitor},server=on,wait=off",
+            "-kernel",
+            str(self.images.xen),
+            "-append",
+            f"{XEN_OPTIONS} {self.images.xen_options}",
+            "-device",
+            f"guest-loader,addr={KERNEL_ADDRESS:#x},kernel={self.images.kernel},"
+            f"bootargs={DOM0_OPTIONS} {self.images.dom0_options}",
             # Dom0 may write: into a snapshot that ends with QEMU
-            "-drive", f"if=none,id=dom0,format=raw,snapshot=on,file={self.images.dom0}",
-            "-device", "virtio-blk-pci,drive=dom0",
-            "-drive", f"if=none,id=domu,format=raw,readonly=on,file={self.images.domu}",
-            "-device", "virtio-blk-pci,drive=domu",
-            "-netdev", "user,id=net," + ",".join(forwards),
-            "-device", "virtio-net-pci,netdev=net,romfile=",
-            "-device", "virtio-rng-pci",
-            "-device", f"virtio-gpu-pci,xres={width},yres={height}",
+            "-drive",
+            f"if=none,id=dom0,format=raw,snapshot=on,file={self.images.dom0}",
+            "-device",
+            "virtio-blk-pci,drive=dom0",
+            "-drive",
+            f"if=none,id=domu,format=raw,readonly=on,file={self.images.domu}",
+            "-device",
+            "virtio-blk-pci,drive=domu",
+            "-netdev",
+            "user,id=net," + ",".join(forwards),
+            "-device",
+            "virtio-net-pci,netdev=net,romfile=",
+            "-device",
+            "virtio-rng-pci",
+            "-device",
+            f"virtio-gpu-pci,xres={width},yres={height}",
         ]
 
     def __enter__(self) -> Qemu:
@@ -103,8 +137,9 @@ class Qemu:
         monitor = self._sockets / "qmp"
         try:
             with open(self.folder / "qemu.log", "wb") as log:
-                self._process = subprocess.Popen(self._command(monitor), stdin=subprocess.DEVNULL,
-                                                 stdout=log, stderr=subprocess.STDOUT)
+                self._process = subprocess.Popen(
+                    self._command(monitor), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+                )
             self._connect(monitor)
         except BaseException:
             self.close()
@@ -112,6 +147,8 @@ class Qemu:
         return self
 
     def _connect(self, monitor: Path) -> None:
+        assert self._process is not None
+
         def there() -> bool:
             self.check_alive()
             return monitor.exists()
@@ -151,7 +188,8 @@ class Qemu:
         words = (self.folder / "qemu.log").read_text(errors="replace").strip()
         raise LostVMError(
             f'the virtual machine is lost: QEMU ended with {reason}; see "{self.folder}".'
-            f"{chr(10) + words if words else ''}\n{self.serial_tail()}")
+            f"{chr(10) + words if words else ''}\n{self.serial_tail()}"
+        )
 
     def serial_tail(self) -> str:
         """The last lines of the serial console."""

@@ -13,20 +13,24 @@ PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>Xen dma-buf demo</title>
 <style>
 body { font: 16px/1.45 sans-serif; margin: 2em auto; max-width: 80em; color: #222; padding: 0 1em }
-table { border-collapse: collapse; width: 100% } td, th { border-bottom: 1px solid #ccc; padding: .4em .6em; text-align: left; vertical-align: top }
+table { border-collapse: collapse; width: 100% }
+td, th { border-bottom: 1px solid #ccc; padding: .4em .6em; text-align: left; vertical-align: top }
 .yes { color: #067a2b; font-weight: bold } .no { color: #b00020; font-weight: bold }
-figure { display: inline-block; margin: .6em; width: 38em; vertical-align: top } img { max-width: 100%; border: 1px solid #888 }
+figure { display: inline-block; margin: .6em; width: 38em; vertical-align: top }
+img { max-width: 100%; border: 1px solid #888 }
 </style></head><body>
 <h1>A DomU's screen on Dom0's Weston, without a copy</h1>
 <p>{{ report.machine }}</p>
-<p class="{{ 'yes' if report.held else 'no' }}">{{ "Every proof held." if report.held else "Not every proof held." }}</p>
+<p class="{{ 'yes' if report.held else 'no' }}">
+{{ "Every proof held." if report.held else "Not every proof held." }}</p>
 <table><tr><th>proof</th><th>held</th><th>what was seen</th><th>seconds</th></tr>
 {% for proof in report.proofs %}<tr><td>{{ proof.claim }}</td>
 <td class="{{ 'yes' if proof.held else 'no' }}">{{ "yes" if proof.held else "no" }}</td>
 <td>{{ proof.seen }}</td><td>{{ "%.1f"|format(proof.seconds) }}</td></tr>
 {% endfor %}</table>
 <h2>Pictures</h2>
-{% for caption, file in report.pictures %}<figure><img src="{{ file }}" alt="{{ caption }}"><figcaption>{{ caption }}</figcaption></figure>
+{% for caption, file in report.pictures %}<figure><img src="{{ file }}" alt="{{ caption }}">
+<figcaption>{{ caption }}</figcaption></figure>
 {% endfor %}</body></html>
 """
 

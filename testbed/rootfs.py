@@ -16,19 +16,63 @@ from . import cache, guest_programs, keys, layout, process
 from .debian import Archive
 
 BASE_PACKAGES = [
-    "base-files", "base-passwd", "bash", "bsdutils", "coreutils", "dash", "debianutils", "diffutils", "findutils", "grep",
-    "gzip", "hostname", "init-system-helpers", "libc-bin", "login", "mawk", "mount", "ncurses-base", "passwd",
-    "sed", "sysvinit-utils", "tar", "util-linux",
-    "systemd", "systemd-sysv", "udev", "dbus", "openssh-server", "iproute2", "kmod", "procps", "seatd", "weston",
+    "base-files",
+    "base-passwd",
+    "bash",
+    "bsdutils",
+    "coreutils",
+    "dash",
+    "debianutils",
+    "diffutils",
+    "findutils",
+    "grep",
+    "gzip",
+    "hostname",
+    "init-system-helpers",
+    "libc-bin",
+    "login",
+    "mawk",
+    "mount",
+    "ncurses-base",
+    "passwd",
+    "sed",
+    "sysvinit-utils",
+    "tar",
+    "util-linux",
+    "systemd",
+    "systemd-sysv",
+    "udev",
+    "dbus",
+    "openssh-server",
+    "iproute2",
+    "kmod",
+    "procps",
+    "seatd",
+    "weston",
 ]
 DOM0_PACKAGES = [
-    "xen-utils-4.20", "xen-utils-common", "xenstore-utils", "libxengnttab1", "libxenevtchn1",
-    "python3", "python3-pywayland", "python3-cffi-backend", "libatomic1",
-    "libgl1-mesa-dri", "libegl1", "libgles2", "libgbm1", "libegl-mesa0", "drm-info", "wayland-utils",
+    "xen-utils-4.20",
+    "xen-utils-common",
+    "xenstore-utils",
+    "libxengnttab1",
+    "libxenevtchn1",
+    "python3",
+    "python3-pywayland",
+    "python3-cffi-backend",
+    "python3-systemd",
+    "libatomic1",
+    "libgl1-mesa-dri",
+    "libegl1",
+    "libgles2",
+    "libgbm1",
+    "libegl-mesa0",
+    "drm-info",
+    "wayland-utils",
 ]
 DOMU_PACKAGES = [
     "libdrm2",
-    "python3", "xen-utils-4.20",  # the hostile frontend (backend/tests/on_xen.py) and Xen's binding of XenStore
+    "python3",
+    "xen-utils-4.20",  # the hostile frontend (backend/tests/on_xen.py) and Xen's binding of XenStore
 ]
 PYWAYLAND = "pywayland==0.4.18"
 """PyPI's wheel of the version that trixie packages; Debian's package has the core protocol only."""
@@ -39,6 +83,7 @@ DIST_PACKAGES = "usr/lib/python3/dist-packages"
 
 def _bootstrap(name: str, packages: list[str]) -> Path:
     """An unpacked Debian root with its links and byte code made."""
+
     def build(folder: Path) -> None:
         archive = Archive()
         archive.update()
@@ -51,8 +96,11 @@ def _bootstrap(name: str, packages: list[str]) -> Path:
         _alternatives(root)
         _byte_compile(root)
 
-    return cache.stage(f"{name}-packages", {
-        "packages": " ".join(packages), "suite": "trixie", "recipe": cache.digest([Path(__file__)])}, build)
+    return cache.stage(
+        f"{name}-packages",
+        {"packages": " ".join(packages), "suite": "trixie", "recipe": cache.digest([Path(__file__)])},
+        build,
+    )
 
 
 def _emulated(root: Path, program: str) -> list[str]:
@@ -65,10 +113,20 @@ def _byte_compile(root: Path) -> None:
     if not (root / "usr/bin/python3").exists():
         return
     process.run(
-        [*_emulated(root, "python3"), "-m", "compileall", "-q", "-s", str(root),
-         "-x", "test|idlelib|tkinter|lib2to3|ensurepip",
-         str(root / "usr/lib/python3.13"), str(root / DIST_PACKAGES)],
-        what="Python byte code")
+        [
+            *_emulated(root, "python3"),
+            "-m",
+            "compileall",
+            "-q",
+            "-s",
+            str(root),
+            "-x",
+            "test|idlelib|tkinter|lib2to3|ensurepip",
+            str(root / "usr/lib/python3.13"),
+            str(root / DIST_PACKAGES),
+        ],
+        what="Python byte code",
+    )
 
 
 def _alternatives(root: Path) -> None:
@@ -79,8 +137,10 @@ def _alternatives(root: Path) -> None:
 
 def _overlay(root: Path, folder: Path) -> None:
     """Copy a folder of this repository over the root, keeping modes, owned by root."""
-    process.run(["cp", "-r", "--preserve=mode,links", "--no-preserve=ownership", f"{folder}/.", str(root)],
-                what=f"overlay {folder.name}")
+    process.run(
+        ["cp", "-r", "--preserve=mode,links", "--no-preserve=ownership", f"{folder}/.", str(root)],
+        what=f"overlay {folder.name}",
+    )
 
 
 def _users(root: Path) -> None:
@@ -118,10 +178,24 @@ def _backend(root: Path) -> None:
     """Install the backend as its recipe does: the wheel, and the files that INSTALL.toml lists."""
     target = root / DIST_PACKAGES
     work = root.parent / "pip"
+    # setuptools takes along what an earlier build of another state of the tree has left here
+    shutil.rmtree(layout.BACKEND / "build", ignore_errors=True)
     process.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--target", str(work),
-         str(layout.BACKEND)],
-        what="backend package", remedy="is PyPI reachable for its build tool?")
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--no-compile",
+            "--target",
+            str(work),
+            str(layout.BACKEND),
+        ],
+        what="backend package",
+        remedy="is PyPI reachable for its build tool?",
+    )
     for script in (work / "bin").iterdir():
         text = script.read_text(encoding="utf-8").split("\n", 1)[1]
         (root / "usr/bin" / script.name).write_text("#!/usr/bin/python3\n" + text, encoding="utf-8")
@@ -136,32 +210,61 @@ def _backend(root: Path) -> None:
         shutil.copyfile(layout.BACKEND / "data" / entry["source"], destination)
         destination.chmod(int(entry["mode"], 8))
     process.run(
-        [*_emulated(root, "python3"), "-m", "compileall", "-q",
-         "-s", str(root), str(target / "xen_dmabuf"), str(target / "pywayland/protocol")], what="Python byte code")
+        [
+            *_emulated(root, "python3"),
+            "-m",
+            "compileall",
+            "-q",
+            "-s",
+            str(root),
+            str(target / "xen_dmabuf"),
+            str(target / "pywayland/protocol"),
+        ],
+        what="Python byte code",
+    )
 
 
 def _hostile_frontend(root: Path) -> None:
     """The backend's tests where xen-dmabuf-backend-ptest has them: on_xen.py runs in Dom0 and in a DomU."""
-    shutil.copytree(layout.BACKEND / "tests", root / layout.PTEST / "tests",
-                    ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        layout.BACKEND / "tests", root / layout.PTEST / "tests", ignore=shutil.ignore_patterns("__pycache__")
+    )
 
 
 def _backend_library(root: Path) -> None:
     """What those tests import in a DomU: the backend's modules, without its program, units and Wayland."""
     target = root / DIST_PACKAGES / "xen_dmabuf"
     shutil.copytree(layout.BACKEND / "src/xen_dmabuf", target, ignore=shutil.ignore_patterns("__pycache__"))
-    process.run([*_emulated(root, "python3"), "-m", "compileall", "-q", "-s", str(root), str(target)],
-                what="Python byte code")
+    process.run(
+        [*_emulated(root, "python3"), "-m", "compileall", "-q", "-s", str(root), str(target)], what="Python byte code"
+    )
 
 
 def _python_bindings(root: Path) -> None:
     """Wayland protocol modules that Debian's pywayland lacks, and the path of Xen's own bindings."""
     work = root.parent / "wheel"
-    process.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--target",
-                 str(work), PYWAYLAND], what=PYWAYLAND, remedy="is PyPI reachable?")
+    process.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--no-compile",
+            "--target",
+            str(work),
+            PYWAYLAND,
+        ],
+        what=PYWAYLAND,
+        remedy="is PyPI reachable?",
+    )
     for protocol in PROTOCOLS:
-        shutil.copytree(work / "pywayland/protocol" / protocol,
-                        root / DIST_PACKAGES / "pywayland/protocol" / protocol, dirs_exist_ok=True)
+        shutil.copytree(
+            work / "pywayland/protocol" / protocol,
+            root / DIST_PACKAGES / "pywayland/protocol" / protocol,
+            dirs_exist_ok=True,
+        )
     shutil.rmtree(work)
     (root / DIST_PACKAGES / "xen.pth").write_text("/usr/lib/xen-4.20/lib/python\n", encoding="utf-8")
 
@@ -181,9 +284,26 @@ def _write_image(name: str, root: Path, image: Path) -> None:
     """Pack a root into ext4; a size that is too small is an error of mke2fs."""
     for stamp in (root / "etc/.updated", root / "var/.updated"):
         stamp.touch()
-    process.run(["mke2fs", "-q", "-t", "ext4", "-L", name, "-O", "^has_journal", "-E", "lazy_itable_init=1",
-                 "-d", str(root), str(image), f"{IMAGE_MIB[name]}M"],
-                what=f"{name} image", remedy="raise IMAGE_MIB in testbed/rootfs.py if the image is too small")
+    process.run(
+        [
+            "mke2fs",
+            "-q",
+            "-t",
+            "ext4",
+            "-L",
+            name,
+            "-O",
+            "^has_journal",
+            "-E",
+            "lazy_itable_init=1",
+            "-d",
+            str(root),
+            str(image),
+            f"{IMAGE_MIB[name]}M",
+        ],
+        what=f"{name} image",
+        remedy="raise IMAGE_MIB in testbed/rootfs.py if the image is too small",
+    )
 
 
 def _copy_root(packages: Path, folder: Path) -> Path:
@@ -195,10 +315,23 @@ def build_dom0(kernel: Path) -> Path:
     """dom0.ext4: Xen's tools, Weston on GL, the backend with the layer's units and configuration."""
     packages = _bootstrap("dom0", BASE_PACKAGES + DOM0_PACKAGES)
     inputs = {
-        "packages": packages.name, "kernel": kernel.name, "pywayland": PYWAYLAND, "keys": keys.fingerprint(),
-        "files": cache.digest([layout.FILES / "common", layout.FILES / "dom0", layout.WESTON,
-                               layout.GUEST_CONFIG, layout.PROBE, layout.BACKEND / "src", layout.BACKEND / "data",
-                               layout.BACKEND / "tests", layout.BACKEND / "pyproject.toml"]),
+        "packages": packages.name,
+        "kernel": kernel.name,
+        "pywayland": PYWAYLAND,
+        "keys": keys.fingerprint(),
+        "files": cache.digest(
+            [
+                layout.FILES / "common",
+                layout.FILES / "dom0",
+                layout.WESTON,
+                layout.GUEST_CONFIG,
+                layout.PROBE,
+                layout.BACKEND / "src",
+                layout.BACKEND / "data",
+                layout.BACKEND / "tests",
+                layout.BACKEND / "pyproject.toml",
+            ]
+        ),
         "recipe": cache.digest([Path(__file__)]),
     }
 
@@ -220,12 +353,18 @@ def build_dom0(kernel: Path) -> Path:
         shutil.copy(layout.GUEST_CONFIG, root / "etc/xen/domu.cfg")
         _users(root)
         _ssh(root)
-        _enable(root, {
-            "ssh.service": "multi-user.target", "systemd-networkd.service": "multi-user.target",
-            "xen.service": "multi-user.target", "seatd.service": "multi-user.target",
-            "weston.service": "graphical.target", "weston.socket": "sockets.target",
-            "xen-dmabuf-backend.service": "multi-user.target",
-        })
+        _enable(
+            root,
+            {
+                "ssh.service": "multi-user.target",
+                "systemd-networkd.service": "multi-user.target",
+                "xen.service": "multi-user.target",
+                "seatd.service": "multi-user.target",
+                "weston.service": "graphical.target",
+                "weston.socket": "sockets.target",
+                "xen-dmabuf-backend.service": "multi-user.target",
+            },
+        )
         _write_image("dom0", root, folder / "dom0.ext4")
         shutil.rmtree(root)
 
@@ -236,9 +375,19 @@ def build_domu(kernel: Path) -> Path:
     """domu.ext4: the DomU's Weston under systemd, and the pattern program under a minimal init."""
     packages = _bootstrap("domu", BASE_PACKAGES + DOMU_PACKAGES)
     inputs = {
-        "packages": packages.name, "kernel": kernel.name, "keys": keys.fingerprint(),
-        "files": cache.digest([layout.FILES / "common", layout.FILES / "domu", layout.WESTON, layout.PATTERN,
-                               layout.BACKEND / "src", layout.BACKEND / "tests"]),
+        "packages": packages.name,
+        "kernel": kernel.name,
+        "keys": keys.fingerprint(),
+        "files": cache.digest(
+            [
+                layout.FILES / "common",
+                layout.FILES / "domu",
+                layout.WESTON,
+                layout.PATTERN,
+                layout.BACKEND / "src",
+                layout.BACKEND / "tests",
+            ]
+        ),
         "recipe": cache.digest([Path(__file__), Path(guest_programs.__file__)]),
     }
 
@@ -254,10 +403,15 @@ def build_domu(kernel: Path) -> Path:
         _weston(root, "domu.ini", ("domu.conf",))
         _users(root)
         _ssh(root)
-        _enable(root, {
-            "ssh.service": "multi-user.target", "seatd.service": "multi-user.target",
-            "weston.service": "graphical.target", "weston.socket": "sockets.target",
-        })
+        _enable(
+            root,
+            {
+                "ssh.service": "multi-user.target",
+                "seatd.service": "multi-user.target",
+                "weston.service": "graphical.target",
+                "weston.socket": "sockets.target",
+            },
+        )
         _write_image("domu", root, folder / "domu.ext4")
         shutil.rmtree(root)
 

@@ -29,8 +29,10 @@ class SoftwareWeston:
 
     def screenshot(self) -> Pixels:
         """What it has drawn."""
-        self._dom0.run(f"cd {FOLDER} && rm -f *.png && {_ENVIRONMENT} WAYLAND_DISPLAY=wayland-0 weston-screenshooter "
-                       "&& mv *.png screen")
+        self._dom0.run(
+            f"cd {FOLDER} && rm -f *.png && {_ENVIRONMENT} WAYLAND_DISPLAY=wayland-0 weston-screenshooter "
+            "&& mv *.png screen"
+        )
         with Image.open(io.BytesIO(self._dom0.read_file(f"{FOLDER}/screen"))) as image:
             return np.asarray(image.convert("RGB"))
 
@@ -44,12 +46,13 @@ def running(dom0: Dom0) -> Iterator[SoftwareWeston]:
     """Start it and end it. Its EGL finds no DRM node, so Mesa's software renderer isn't bound to one: bound to a
     virtio-gpu, it hands dma-bufs to that driver, which refuses foreign ones.
     """
-    dom0.run(f"systemd-run --quiet --collect --unit={UNIT} -p InaccessiblePaths=/dev/dri -p RuntimeDirectory={UNIT} "
-             f"-E {_ENVIRONMENT} -E XDG_CONFIG_DIRS=/etc/xen-dmabuf/dom0:/etc/xdg -E LIBGL_ALWAYS_SOFTWARE=1 "
-             f"weston --backend=headless --renderer=gl --socket=wayland-0 --width={SIZE[0]} --height={SIZE[1]} --debug")
+    dom0.run(
+        f"systemd-run --quiet --collect --unit={UNIT} -p InaccessiblePaths=/dev/dri -p RuntimeDirectory={UNIT} "
+        f"-E {_ENVIRONMENT} -E XDG_CONFIG_DIRS=/etc/xen-dmabuf/dom0:/etc/xdg -E LIBGL_ALWAYS_SOFTWARE=1 "
+        f"weston --backend=headless --renderer=gl --socket=wayland-0 --width={SIZE[0]} --height={SIZE[1]} --debug"
+    )
     try:
-        wait_until(lambda: dom0.try_run(f"test -S {SOCKET} && chmod 777 {SOCKET}").status == 0, 60,
-                   f"{UNIT}'s socket")
+        wait_until(lambda: dom0.try_run(f"test -S {SOCKET} && chmod 777 {SOCKET}").status == 0, 60, f"{UNIT}'s socket")
         yield SoftwareWeston(dom0)
     finally:
         dom0.try_run(f"systemctl stop {UNIT}")  # it may have crashed

@@ -31,6 +31,7 @@ NEEDED = ("Config.mk", "config", "xen")
 
 def _binary() -> Path:
     """Folder with Debian's own ``xen``, and its ``config``."""
+
     def build(folder: Path) -> None:
         archive = Archive()
         archive.update()
@@ -56,8 +57,9 @@ def _own_source() -> Path | None:
 
 def version_of(tree: Path) -> str:
     """A tree's version as its Makefile has it, such as 4.20.4."""
-    return process.run(["make", "-s", "--no-print-directory", "-C", str(tree / "xen"), "xenversion"],
-                       what="Xen's version").split()[-1]
+    return process.run(
+        ["make", "-s", "--no-print-directory", "-C", str(tree / "xen"), "xenversion"], what="Xen's version"
+    ).split()[-1]
 
 
 def _compile(tree: Path, config: Path, folder: Path) -> None:
@@ -65,19 +67,37 @@ def _compile(tree: Path, config: Path, folder: Path) -> None:
     version = version_of(tree)
     names = layer.patches(str(layout.REPOSITORY), version)
     if not names:
-        raise TestbedError(f"{layer.problem(str(layout.REPOSITORY), 'xen', version)} "
-                           f"Or set {ENVIRONMENT}=debian.")
+        raise TestbedError(f"{layer.problem(str(layout.REPOSITORY), 'xen', version)} Or set {ENVIRONMENT}=debian.")
     for name in names:
-        process.run(["patch", "-p1", "--forward", "--fuzz=0", "-i", str(layout.REPOSITORY / name)], cwd=tree,
-                    what=f"Xen patch {name}", remedy=f"rebase it onto {version}")
+        process.run(
+            ["patch", "-p1", "--forward", "--fuzz=0", "-i", str(layout.REPOSITORY / name)],
+            cwd=tree,
+            what=f"Xen patch {name}",
+            remedy=f"rebase it onto {version}",
+        )
     shutil.copy(config, tree / "xen/.config")
-    make = ["make", "-C", "xen", f"-j{os.cpu_count() or 1}", "XEN_TARGET_ARCH=arm64",
-            "CROSS_COMPILE=aarch64-linux-gnu-", "CC=ccache aarch64-linux-gnu-gcc", "PYTHON=/usr/bin/python3",
-            "XEN_DOMAIN=testbed", "XEN_BUILD_DATE=2026-01-01", "XEN_BUILD_TIME=00:00:00",
-            f"XEN_VENDORVERSION={MARK}"]
+    make = [
+        "make",
+        "-C",
+        "xen",
+        f"-j{os.cpu_count() or 1}",
+        "XEN_TARGET_ARCH=arm64",
+        "CROSS_COMPILE=aarch64-linux-gnu-",
+        "CC=ccache aarch64-linux-gnu-gcc",
+        "PYTHON=/usr/bin/python3",
+        "XEN_DOMAIN=testbed",
+        "XEN_BUILD_DATE=2026-01-01",
+        "XEN_BUILD_TIME=00:00:00",
+        f"XEN_VENDORVERSION={MARK}",
+    ]
     for target in ("olddefconfig", "build"):
-        process.run([*make, target], what=f"Xen, make {target}", cwd=tree, log=folder / f"{target}.log",
-                    env={"CCACHE_DIR": str(cache.root() / "ccache"), "CCACHE_BASEDIR": str(tree)})
+        process.run(
+            [*make, target],
+            what=f"Xen, make {target}",
+            cwd=tree,
+            log=folder / f"{target}.log",
+            env={"CCACHE_DIR": str(cache.root() / "ccache"), "CCACHE_BASEDIR": str(tree)},
+        )
     shutil.copy(tree / "xen/xen", folder / "xen")
     shutil.copy(tree / "xen/.config", folder / "config")
 
@@ -87,17 +107,25 @@ def _patched() -> Path:
     own, sources, binary = _own_source(), Sources(), _binary()
 
     def inputs() -> dict[str, str]:
-        source = (cache.digest([own / part for part in NEEDED]) if own
-                  else f"{SOURCE_PACKAGE} {sources.version(SOURCE_PACKAGE)}")
-        return {"source": source, "config": binary.name, "patches": cache.digest(sorted(layout.XEN_PATCHES.glob("*/*.patch"))),
-                "recipe": cache.digest([Path(__file__)])}
+        source = (
+            cache.digest([own / part for part in NEEDED])
+            if own
+            else f"{SOURCE_PACKAGE} {sources.version(SOURCE_PACKAGE)}"
+        )
+        return {
+            "source": source,
+            "config": binary.name,
+            "patches": cache.digest(sorted(layout.XEN_PATCHES.glob("*/*.patch"))),
+            "recipe": cache.digest([Path(__file__)]),
+        }
 
     def build(folder: Path) -> None:
         tree = folder / "source"
         if own:
             tree.mkdir()
-            process.run(["cp", "-r", "--reflink=auto", *(str(own / part) for part in NEEDED), str(tree)],
-                        what="Xen's source")
+            process.run(
+                ["cp", "-r", "--reflink=auto", *(str(own / part) for part in NEEDED), str(tree)], what="Xen's source"
+            )
             process.run(["make", "-C", "xen", "distclean", "XEN_TARGET_ARCH=arm64"], cwd=tree, what="Xen's source")
         else:
             sources.unpack(SOURCE_PACKAGE, tree)
@@ -125,8 +153,10 @@ def build() -> Path:
         if os.environ.get(ENVIRONMENT):
             raise
         cache.say(str(error).splitlines()[0])
-        cache.say(f"taking Debian's Xen as it is, WITHOUT THE PATCHES: {SOURCE_ENVIRONMENT} may name a tree of Xen, "
-                  f"{ENVIRONMENT}=patched makes this an error")
+        cache.say(
+            f"taking Debian's Xen as it is, WITHOUT THE PATCHES: {SOURCE_ENVIRONMENT} may name a tree of Xen, "
+            f"{ENVIRONMENT}=patched makes this an error"
+        )
         return _binary() / "xen"
 
 

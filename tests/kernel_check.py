@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 # pylint: disable=wrong-import-position
 from kernelcheck import check, compare, mailing_list, rebase  # noqa: E402
+
 from testbed import cache  # noqa: E402
 
 EXAMPLES = """examples:
@@ -38,7 +39,8 @@ EXAMPLES = """examples:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     whole = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EXAMPLES)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EXAMPLES
+    )
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
     _check(commands.add_parser("check", help="check every line whose source is at hand"))
     _compare(commands.add_parser("compare", help="compare the lines' own patches"))
@@ -48,12 +50,18 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _check(command: argparse.ArgumentParser) -> None:
-    command.add_argument("trees", nargs="*", metavar="LINE[:NAME]=FOLDER",
-                         help="a kernel's source to check the line's patches against; NAME is for the output")
+    command.add_argument(
+        "trees",
+        nargs="*",
+        metavar="LINE[:NAME]=FOLDER",
+        help="a kernel's source to check the line's patches against; NAME is for the output",
+    )
     command.add_argument("--line", action="append", help="only this line (may be repeated)")
     command.add_argument("--given", dest="given_only", action="store_true", help="only the given trees, not Debian's")
     command.add_argument("--work", type=Path, default=cache.root(), help="folder for the copies (default: %(default)s)")
-    command.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="jobs of make (default: %(default)s)")
+    command.add_argument(
+        "--jobs", type=int, default=min(2, os.cpu_count() or 1), help="jobs of make (default: %(default)s)"
+    )
     command.add_argument("--no-sparse", action="store_true", help="don't run sparse")
     command.set_defaults(function=check.check)
 

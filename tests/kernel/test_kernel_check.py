@@ -79,18 +79,21 @@ def fixture_tree(tmp_path):
 
 
 class TestHeader:
-    @pytest.mark.parametrize(("old", "new", "word"), [
-        ("Upstream-Status: Pending", "", "Upstream-Status"),
-        ("Upstream-Status: Pending", "Upstream-Status: Maybe", "Upstream-Status"),
-        ("Subject: [PATCH] change two", "Subject: [PATCH]", "subject"),
-        ("Upstream-Status: Pending", "Upstream-Status: Pending\nSigned-off-by: A <a@example.org>", "Signed-off-by"),
-    ])
+    @pytest.mark.parametrize(
+        ("old", "new", "word"),
+        [
+            ("Upstream-Status: Pending", "", "Upstream-Status"),
+            ("Upstream-Status: Pending", "Upstream-Status: Maybe", "Upstream-Status"),
+            ("Subject: [PATCH] change two", "Subject: [PATCH]", "subject"),
+            ("Upstream-Status: Pending", "Upstream-Status: Pending\nSigned-off-by: A <a@example.org>", "Signed-off-by"),
+        ],
+    )
     def test_what_is_wrong_is_named(self, tmp_path, old, new, word):
         patch = tmp_path / "0001.patch"
         patch.write_text(PATCH)
         assert not series.check_header(patch)
-        patch.write_text(PATCH.replace("\n two lines\n", "\n").replace(", which is a subject that is so long that it takes", "")
-                         .replace(old, new))
+        short = PATCH.replace("\n two lines\n", "\n").replace(", which is a subject that is so long that it takes", "")
+        patch.write_text(short.replace(old, new))
         (problem,) = series.check_header(patch)
         assert word in problem
 
@@ -157,8 +160,7 @@ class TestTrees:
     @pytest.mark.usefixtures("top")
     def test_a_given_tree_is_checked_beside_debians(self, tree, name, called):
         found, skipped = check.wanted_trees(self.options(f"{name}={tree}"))
-        assert [(t.line, t.name) for t in found] == [
-            ("6.12", "Debian trixie"), ("6.12", called), ("7.2", "Debian sid")]
+        assert [(t.line, t.name) for t in found] == [("6.12", "Debian trixie"), ("6.12", called), ("7.2", "Debian sid")]
         assert not skipped
 
     @pytest.mark.usefixtures("top")
@@ -218,7 +220,8 @@ class TestRebase:
 class TestList:
     @pytest.fixture
     def out(self, top, tmp_path):
-        (top / "common/0003-end.patch").write_text(PATCH.replace("Pending", "Submitted [a link that is long and\n goes on]"))
+        patch = PATCH.replace("Pending", "Submitted [a link that is long and\n goes on]")
+        (top / "common/0003-end.patch").write_text(patch)
         (top / "cover-letter.txt").write_text("SPDX-License-Identifier: GPL-2.0-only\n\nall of it\n\nWhy: because.\n")
         out = tmp_path / "out"
         assert mailing_list.write(Namespace(out=out, line=None, tree=None)) == 0
@@ -226,16 +229,19 @@ class TestList:
 
     def test_patches_are_numbered_without_those_of_the_product(self, out):
         assert [p.name for p in sorted(out.iterdir())] == [
-            "0000-cover-letter.patch", "0001-two.patch", "0002-end.patch"]
-        assert "\nSubject: [PATCH 2/2] change two, which is a subject that is so long that it\n takes two lines\n\nTwo" in (
-            out / "0002-end.patch").read_text()
+            "0000-cover-letter.patch",
+            "0001-two.patch",
+            "0002-end.patch",
+        ]
+        subject = "[PATCH 2/2] change two, which is a subject that is so long that it\n takes two lines"
+        assert f"\nSubject: {subject}\n\nTwo" in (out / "0002-end.patch").read_text()
 
     @pytest.mark.parametrize("name", ["0001-two.patch", "0002-end.patch"])
     def test_only_the_description_loses_its_status(self, out, name):
         text = (out / name).read_text()
         assert "Upstream-Status" not in text and "goes on" not in text
         assert "small letters.\n\n---\n f.c" in text
-        assert text.endswith(PATCH[PATCH.index("\n---\n"):])
+        assert text.endswith(PATCH[PATCH.index("\n---\n") :])
 
     def test_the_letter_lists_what_follows(self, out):
         text = (out / "0000-cover-letter.patch").read_text()
@@ -245,8 +251,10 @@ class TestList:
         assert "SPDX" not in text
 
     def test_git_takes_them(self, out, tree):
-        for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "base"], ["am", str(out / "0001-two.patch")]):
-            subprocess.run(["git", "-c", "user.name=A", "-c", "user.email=a@example.org", *command], cwd=tree, check=True)
+        git = ["git", "-c", "user.name=A", "-c", "user.email=a@example.org"]
+        patch = str(out / "0001-two.patch")
+        for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "base"], ["am", patch]):
+            subprocess.run([*git, *command], cwd=tree, check=True)
         assert "TWO" in (tree / "f.c").read_text()
 
     def test_old_files_are_not_sent_along(self, out):

@@ -30,16 +30,18 @@ def say(text: str) -> None:
 
 def checkpatch(patch: Path, tree: Path, ignored: str) -> list[str]:
     """The complaints of a tree's checkpatch about a patch."""
-    status, output = run(["perl", "scripts/checkpatch.pl", "--strict", "--terse", "--no-summary",
-                          "--ignore", ignored, str(patch)], tree)
+    status, output = run(
+        ["perl", "scripts/checkpatch.pl", "--strict", "--terse", "--no-summary", "--ignore", ignored, str(patch)], tree
+    )
     found = [line for line in output.splitlines() if re.search(r": (ERROR|WARNING|CHECK): ", line)]
     return found or ([f"checkpatch: {output.strip()[-300:]}"] if status else [])
 
 
 def apply(patch: Path, tree: Path, *options: str) -> list[str]:
     """Apply a patch without fuzz; return the problems."""
-    status, output = run(["patch", "-p1", "--forward", "--fuzz=0", "--no-backup-if-mismatch", *options],
-                         tree, patch.read_text())
+    status, output = run(
+        ["patch", "-p1", "--forward", "--fuzz=0", "--no-backup-if-mismatch", *options], tree, patch.read_text()
+    )
     return [f"does not apply:\n{output}"] if status else []
 
 
@@ -127,8 +129,10 @@ def check_tree(tree: Tree, options: argparse.Namespace) -> str:
         except TestbedError as error:
             say(str(error))
             return f"FAIL {label}: {str(error).splitlines()[0]}"
-    return (f"{'FAIL' if problems else 'ok  '} {label}: "
-            f"{len(series.patches_of(tree.line, extra=True))} patches, {problems} problem(s)")
+    return (
+        f"{'FAIL' if problems else 'ok  '} {label}: "
+        f"{len(series.patches_of(tree.line, extra=True))} patches, {problems} problem(s)"
+    )
 
 
 def wanted_trees(options: argparse.Namespace) -> tuple[list[Tree], list[str]]:

@@ -53,8 +53,7 @@ def objects(tree: Path, files: list[str]) -> list[str]:
     """The objects of those touched files that are there; a test that another file includes has none."""
     sources = [name for name in files if re.match(r"(drivers|arch/arm64)/.*\.c$", name) and (tree / name).exists()]
     texts = [(tree / name).read_text() for name in sources]
-    return [name[:-1] + "o" for name in sources
-            if not any(f'#include "{Path(name).name}"' in text for text in texts)]
+    return [name[:-1] + "o" for name in sources if not any(f'#include "{Path(name).name}"' in text for text in texts)]
 
 
 def compile_objects(tree: Path, files: list[str], jobs: int, sparse: bool) -> list[str]:
@@ -77,8 +76,19 @@ def compile_selftest(tree: Path, files: list[str]) -> list[str]:
     (tree / "usr/selftest").mkdir(exist_ok=True)
     status, output = run([*MAKE, "-s", f"INSTALL_HDR_PATH={tree}/usr", "headers_install"], tree)
     if not status:
-        status, output = run([*MAKE, "-s", "-C", SELFTEST, "CC=aarch64-linux-gnu-gcc", "LDFLAGS=-static",
-                              f"KHDR_INCLUDES=-isystem {tree}/usr/include", f"OUTPUT={tree}/usr/selftest"], tree)
+        status, output = run(
+            [
+                *MAKE,
+                "-s",
+                "-C",
+                SELFTEST,
+                "CC=aarch64-linux-gnu-gcc",
+                "LDFLAGS=-static",
+                f"KHDR_INCLUDES=-isystem {tree}/usr/include",
+                f"OUTPUT={tree}/usr/selftest",
+            ],
+            tree,
+        )
     problems = [line for line in output.splitlines() if "gntdev_dmabuf" in line and "warning:" in line]
     return [output[-1500:]] if status else problems
 

@@ -27,7 +27,7 @@ def for_upstream(line: str) -> list[Path]:
 def renumbered(patch: Path, number: int, count: int) -> str:
     """A patch's text as the n-th of m, without what only OpenEmbedded reads."""
     head = series.header(patch)
-    rest = patch.read_text()[len(head):]
+    rest = patch.read_text()[len(head) :]
     title = f"Subject: [PATCH {number}/{count}] {series.subject(patch)}"
     title = "\n ".join(textwrap.wrap(title, 76, break_long_words=False, break_on_hyphens=False))
     head = re.sub(r"^Subject: .*(?:\n .*)*", lambda _: title, head, count=1, flags=re.M)
@@ -40,8 +40,10 @@ def cover_letter(text: str, patches: list[Path]) -> str:
     title, _, body = text.partition("\n")
     listing = "\n".join(f"  {number:2} {series.subject(patch)}" for number, patch in enumerate(patches, 1))
     statistics = run(["git", "apply", "--stat", "-"], Path("/"), "".join(patch.read_text() for patch in patches))[1]
-    return (f"From 0000000000000000000000000000000000000000 Mon Sep 17 00:00:00 2001\nFrom: {AUTHOR}\n"
-            f"Subject: [PATCH 0/{len(patches)}] {title}\n\n{body.strip()}\n\n{listing}\n\n{statistics}")
+    return (
+        f"From 0000000000000000000000000000000000000000 Mon Sep 17 00:00:00 2001\nFrom: {AUTHOR}\n"
+        f"Subject: [PATCH 0/{len(patches)}] {title}\n\n{body.strip()}\n\n{listing}\n\n{statistics}"
+    )
 
 
 def write(options: argparse.Namespace) -> int:
@@ -58,12 +60,15 @@ def write(options: argparse.Namespace) -> int:
     for number, patch in enumerate(patches, 1):
         name = re.sub(r"^\d+", f"{number:04}", patch.name)
         (out / name).write_text(renumbered(patch, number, len(patches)))
-    print(f"{len(patches)} patches and the cover letter in {out}; sign them with 'git am --signoff' before you post them")
+    print(
+        f"{len(patches)} patches and the cover letter in {out}; sign them with 'git am --signoff' before you post them"
+    )
     return _checkpatch(out, options.tree) if options.tree else 0
 
 
 def _checkpatch(out: Path, tree: Path) -> int:
     """Run a tree's checkpatch over what was written, as the list's robots do."""
-    problems = [text for patch in sorted(out.glob("*.patch"))[1:] for text in checkpatch(patch.resolve(), tree, IGNORED)]
+    patches = sorted(out.glob("*.patch"))[1:]
+    problems = [text for patch in patches for text in checkpatch(patch.resolve(), tree, IGNORED)]
     print("\n".join(problems) or f"ok   checkpatch of {tree}")
     return int(bool(problems))

@@ -11,8 +11,11 @@ from pathlib import Path
 from . import series
 from .run import run
 
-_NOBODY = {f"GIT_{role}_{what}": value for role in ("COMMITTER", "AUTHOR")
-           for what, value in (("NAME", "rebase"), ("EMAIL", "rebase@localhost"))}
+_NOBODY = {
+    f"GIT_{role}_{what}": value
+    for role in ("COMMITTER", "AUTHOR")
+    for what, value in (("NAME", "rebase"), ("EMAIL", "rebase@localhost"))
+}
 _FORMAT = ("format-patch", "-1", "-N", "--zero-commit", "--no-signature", "--stdout")
 
 
@@ -60,9 +63,12 @@ def rebase(options: argparse.Namespace) -> int:
     for patch in patches:
         text = repository.take(patch)
         if text is None:
-            print(f"{repository.output}\nkernel_check: {series.label(patch) if patch.parent != out else patch} conflicts. "
-                  f"Resolve it in {repository.folder}, 'git am --continue', then\n"
-                  f"git {' '.join(_FORMAT)} > {out / patch.name}\nand run this again.")
+            name = series.label(patch) if patch.parent != out else patch
+            print(
+                f"{repository.output}\nkernel_check: {name} conflicts. "
+                f"Resolve it in {repository.folder}, 'git am --continue', then\n"
+                f"git {' '.join(_FORMAT)} > {out / patch.name}\nand run this again."
+            )
             return 1
         if text:
             (out / patch.name).write_text(text)

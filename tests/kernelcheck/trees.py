@@ -34,8 +34,9 @@ class Tree:
             return self._debian(work)
         copy = work / "linux"
         copy.mkdir()
-        with subprocess.Popen(["tar", "-C", str(self.folder), "--exclude=./.git", "-cf", "-", "."],
-                              stdout=subprocess.PIPE) as pack:
+        with subprocess.Popen(
+            ["tar", "-C", str(self.folder), "--exclude=./.git", "-cf", "-", "."], stdout=subprocess.PIPE
+        ) as pack:
             subprocess.run(["tar", "-C", str(copy), "-xf", "-"], stdin=pack.stdout, check=True)
         return copy
 
@@ -53,8 +54,10 @@ def parse(text: str) -> Tree:
     found = re.fullmatch(r"([\d.]+)(?::([\w.-]+))?=(.+)", text)
     folder = Path(found[3]).resolve() if found else Path()
     if not found or found[1] not in series.lines() or not (folder / "Makefile").is_file():
-        sys.exit(f"kernel_check: '{text}' is not LINE=FOLDER or LINE:NAME=FOLDER, with LINE one of "
-                 f"{', '.join(series.lines())} and FOLDER a kernel's source")
+        sys.exit(
+            f"kernel_check: '{text}' is not LINE=FOLDER or LINE:NAME=FOLDER, with LINE one of "
+            f"{', '.join(series.lines())} and FOLDER a kernel's source"
+        )
     return Tree(found[1], found[2] or folder.name, folder)
 
 

@@ -92,9 +92,7 @@ class BuildFolder:
             f"{shlex.quote(str(self.path))} {shlex.quote(str(bitbake))} >/dev/null && {command}"
         )
         with log.open("w") as output:
-            done = subprocess.run(
-                ["bash", "-c", script], stdout=output, stderr=subprocess.STDOUT, check=False
-            )
+            done = subprocess.run(["bash", "-c", script], stdout=output, stderr=subprocess.STDOUT, check=False)
         done.stdout = log.read_text()
         return done
 

@@ -72,9 +72,7 @@ def compiled(name):
     names = sorted(set(re.findall(r"IMX_SC_R_\w+", text)), key=len, reverse=True)
     for number, resource in enumerate(names, 1):
         text = re.sub(rf"\b{resource}\b", str(number), text)
-    done = subprocess.run(
-        ["dtc", "-q", "-I", "dts", "-O", "dts"], input=text, capture_output=True, text=True
-    )
+    done = subprocess.run(["dtc", "-q", "-I", "dts", "-O", "dts"], input=text, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -124,7 +122,7 @@ def test_the_gpu_has_no_memory_that_linux_does_not_count_as_ram(tree):
 def test_no_register_of_the_gpu_is_ram(tree):
     """Xen maps what reg says into Dom0, on top of the memory that is there."""
     reg = numbers(tree, "imx8_gpu1_ss@80000000", "reg")
-    assert all(start + size <= 0x80000000 for start, size in zip(reg[::2], reg[1::2]))
+    assert all(start + size <= 0x80000000 for start, size in zip(reg[::2], reg[1::2], strict=True))
     assert 'reg-names = "contiguous_mem"' in node(tree, "imx8_gpu1_ss@80000000")
     assert reg[1] == POOL_OF_GALCORE
 
@@ -139,8 +137,7 @@ def test_hdmi_is_on_in_its_own_tree_only():
     if not shutil.which("dtc"):
         pytest.skip("dtc is not installed (package device-tree-compiler)")
     states = {
-        display: re.search(r'status = "(\w+)"', node(compiled(name), "hdmi"))[1]
-        for display, name in TREES.items()
+        display: re.search(r'status = "(\w+)"', node(compiled(name), "hdmi"))[1] for display, name in TREES.items()
     }
     assert states == {"lvds": "disabled", "hdmi": "okay"}
 

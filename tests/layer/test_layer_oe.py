@@ -93,8 +93,7 @@ def test_yocto_check_layer(release, build, trees):
     dependencies = [shlex.quote(str(trees / release / name)) for name in layers]
     done, log = run(
         folder,
-        f"yocto-check-layer {shlex.quote(str(LAYER))} --no-auto-dependency"
-        f" --dependency {' '.join(dependencies)}",
+        f"yocto-check-layer {shlex.quote(str(LAYER))} --no-auto-dependency --dependency {' '.join(dependencies)}",
     )
     assert done.returncode == 0, f"see {log}"
     assert re.search(r"xen-dmabuf.*PASS", done.stdout)

@@ -27,9 +27,7 @@ def test_every_patch_is_applied_to_some_line():
 @pytest.mark.parametrize("patch", PATCHES, ids=lambda p: str(p.relative_to(TOP)))
 class TestPatch:
     def test_git_can_parse_it(self, patch):
-        done = subprocess.run(
-            ["git", "apply", "--numstat", str(patch)], capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(["git", "apply", "--numstat", str(patch)], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip(), "no file is changed"
 

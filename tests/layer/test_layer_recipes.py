@@ -20,6 +20,8 @@ DIRECTORIES = {
     "${nonarch_libdir}": "/usr/lib",
     "${nonarch_base_libdir}": "/usr/lib",
     "${sysconfdir}": "/etc",
+    "${mandir}": "/usr/share/man",
+    "${datadir}": "/usr/share",
 }
 
 RECIPES = layer_files(".bb")
@@ -60,9 +62,7 @@ def recipe_of(name):
 def test_backend_recipe_installs_what_install_toml_lists():
     text = recipe_of("xen-dmabuf-backend").read_text()
     installed = {}
-    for mode, source, target in re.findall(
-        r"install -Dm (\d+) \$\{S\}/data/(\S+) \$\{D\}(\S+)", text
-    ):
+    for mode, source, target in re.findall(r"install -Dm (\d+) \$\{S\}/data/(\S+) \$\{D\}(\S+)", text):
         for variable, folder in DIRECTORIES.items():
             target = target.replace(variable, folder)
         installed[source] = (target, mode)
@@ -77,9 +77,7 @@ def test_hostile_package_has_what_its_program_imports():
     packed = {path for item in text.split() for path in tests.glob(Path(item).name)}
     assert tests / "on_xen.py" in packed
     own = {path.stem for path in tests.glob("*.py")}
-    imported = {
-        name for path in packed for name in re.findall(r"(?m)^(?:from|import) (\w+)", path.read_text())
-    }
+    imported = {name for path in packed for name in re.findall(r"(?m)^(?:from|import) (\w+)", path.read_text())}
     assert imported & own <= {path.stem for path in packed}
 
 
@@ -177,9 +175,7 @@ def test_layer_finds_what_lies_beside_it():
     assert link.is_symlink() and Path(link.readlink()) == Path("../lib")
 
 
-@pytest.mark.parametrize(
-    "append", layer_files(".bbappend"), ids=lambda path: path.relative_to(LAYER).name
-)
+@pytest.mark.parametrize("append", layer_files(".bbappend"), ids=lambda path: path.relative_to(LAYER).name)
 def test_bbappends_are_one_gated_line(append):
     lines = append.read_text().splitlines()
     assert len(lines) == 1

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Which patches a recipe of Xen gets."""
 
+import itertools
 import re
 import sys
 
@@ -83,7 +84,7 @@ def test_every_recipe_of_both_releases_is_covered(version):
 def test_no_two_folders_cover_the_same_release():
     ranges = sorted(xen._covered(str(ROOT)).values())
     assert ranges
-    assert all(before[1] < after[0] for before, after in zip(ranges, ranges[1:]))
+    assert all(before[1] < after[0] for before, after in itertools.pairwise(ranges))
 
 
 def test_every_folder_of_patches_is_used():

@@ -106,8 +106,14 @@ def test_fragments_agree():
 
 
 def command_line(*arguments, **environment):
-    return subprocess.run([sys.executable, "-m", "testbed", *arguments], cwd=REPOSITORY, text=True,
-                          capture_output=True, env={**os.environ, **environment}, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "testbed", *arguments],
+        cwd=REPOSITORY,
+        text=True,
+        capture_output=True,
+        env={**os.environ, **environment},
+        check=False,
+    )
 
 
 def test_unwritable_cache_is_one_sentence(tmp_path):
@@ -129,6 +135,6 @@ def test_killed_qemu_is_a_lost_machine(tmp_path):
     from testbed.qemu import Images, Qemu
 
     missing = tmp_path / "nothing"
-    with pytest.raises(LostVMError, match="QEMU ended with status 1"):
-        with Qemu(Images(missing, missing, missing, missing), tmp_path / "run"):
-            pass
+    machine = Qemu(Images(missing, missing, missing, missing), tmp_path / "run")
+    with pytest.raises(LostVMError, match="QEMU ended with status 1"), machine:
+        pass

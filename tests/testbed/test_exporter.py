@@ -28,8 +28,10 @@ def test_devices_and_programs_see_the_granters_pages(scene):
 @contextlib.contextmanager
 def configured(dom0, text):
     """Another configuration of the backend for DomUs that start meanwhile."""
-    dom0.run(f"cp {CONFIGURATION} /run/backend.toml.kept && printf '%b' '{text}' > {CONFIGURATION} && "
-             "systemctl reload xen-dmabuf-backend")
+    dom0.run(
+        f"cp {CONFIGURATION} /run/backend.toml.kept && printf '%b' '{text}' > {CONFIGURATION} && "
+        "systemctl reload xen-dmabuf-backend"
+    )
     try:
         yield
     finally:
@@ -42,8 +44,9 @@ def shown_exactly(weston, screen):
 
     def settled():
         try:
-            return pattern.require_exact(weston.screenshot(), screen["width"], screen["height"], screen["stream"],
-                                         screen["frame"])
+            return pattern.require_exact(
+                weston.screenshot(), screen["width"], screen["height"], screen["stream"], screen["frame"]
+            )
         except ProofError as error:
             last[:] = [error]
             return None
@@ -77,8 +80,11 @@ def test_export_reaches_a_compositor(scene):
             shown = mapped_grants(scene.dom0, domu.domid)
             domu.stop_pattern()
         pages = len(buffers) * screen["pitch"] * screen["height"] // PAGE
-        wait_until(lambda: mapped_grants(scene.dom0, domu.domid) <= shown - pages, 60,
-                   "the grants of both buffers to end with the compositor")
+        wait_until(
+            lambda: mapped_grants(scene.dom0, domu.domid) <= shown - pages,
+            60,
+            "the grants of both buffers to end with the compositor",
+        )
         scene.dom0.run(f"xl destroy {domu.domid}")
         proofs.wait_until_gone(scene, domu.domid)
         assert mapped_grants(scene.dom0, domu.domid) == 0

@@ -8,17 +8,16 @@ import os
 import re
 
 import pytest
+import selftests
+
 from oeqa.runtime.cases.xen_dmabuf_backend import *  # noqa: F403
 from oeqa.runtime.cases.xen_dmabuf_platform import *  # noqa: F403
 from oeqa.runtime.cases.xen_dmabuf_refusals import *  # noqa: F403
 from oeqa.runtime.cases.xen_dmabuf_release import *  # noqa: F403
 from oeqa.runtime.cases.xen_dmabuf_soak import *  # noqa: F403
 from oeqa.runtime.cases.xen_dmabuf_zerocopy import *  # noqa: F403
-
 from oeqa.runtime.xen_dmabuf import case
 from oeqa.runtime.xen_dmabuf.dom0 import Dom0
-
-import selftests
 from testbed import kernel, kernel_programs, proofs, xen
 from testbed.guest import Target
 
@@ -31,8 +30,9 @@ MAPTRACK_SLACK = 2
 class TestKernelSeries:
     """On the Xen that the layer builds; test_another_xen.py has the same for one without its patch."""
 
-    @pytest.mark.parametrize(("name", "least"), [
-        ("gntdev_dmabuf_map", 40), ("gntdev_dmabuf_refuse", 40), ("gntdev_dmabuf_2023", 50)])
+    @pytest.mark.parametrize(
+        ("name", "least"), [("gntdev_dmabuf_map", 40), ("gntdev_dmabuf_refuse", 40), ("gntdev_dmabuf_2023", 50)]
+    )
     def test_selftest(self, scene, name, least):
         """Self-grants on every exporter that Dom0 has; wrong arguments get their errno."""
         assert selftests.run(scene.dom0, name).passed >= least
@@ -70,9 +70,12 @@ class TestKernelSeries:
         assert dom0.maptrack_frames() - frames <= MAPTRACK_SLACK
         xen_now, linux_now = dom0.memory()
         assert xen_now >= xen - case.XEN_SLACK_MIB and linux_now >= linux - case.DOM0_SLACK_MIB
-        print(f"\n{LOOPS} maps and releases on each of {exporters} exporters: Xen {xen_now - xen:+} MiB, "
-              f"Dom0 {linux_now - linux:+} MiB, {dom0.maptrack_frames() - frames:+} maptrack frames, "
-              f"{dom0.grants(0) - grants:+} grants", flush=True)
+        print(
+            f"\n{LOOPS} maps and releases on each of {exporters} exporters: Xen {xen_now - xen:+} MiB, "
+            f"Dom0 {linux_now - linux:+} MiB, {dom0.maptrack_frames() - frames:+} maptrack frames, "
+            f"{dom0.grants(0) - grants:+} grants",
+            flush=True,
+        )
 
 
 class TestScreen:
@@ -93,6 +96,9 @@ class TestAfterwards:
 
     def test_kernel_has_not_complained(self, scene):
         log = scene.dom0.run("dmesg")
-        bad = [line for line in log.splitlines()
-               if re.search(r"BUG|WARNING|Oops|Call trace|unable to handle|refcount_t|leaked", line)]
+        bad = [
+            line
+            for line in log.splitlines()
+            if re.search(r"BUG|WARNING|Oops|Call trace|unable to handle|refcount_t|leaked", line)
+        ]
         assert not bad, "\n".join(bad)

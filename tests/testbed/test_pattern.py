@@ -14,7 +14,7 @@ from testbed.layout import PATTERN
 
 def screen_with(picture, x, y, size=(300, 400)):
     screen = np.full((*size, 3), 40, np.uint8)
-    screen[y: y + picture.shape[0], x: x + picture.shape[1]] = picture
+    screen[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
     return screen
 
 
@@ -71,8 +71,10 @@ def test_c_program_draws_the_same(tmp_path):
     include.mkdir()
     for header in ("drm_fourcc.h", "drm.h", "drm_mode.h"):
         shutil.copy(f"/usr/aarch64-linux-gnu/include/drm/{header}", include)
-    subprocess.run(["gcc", f"-I{include}", f"-I{PATTERN}", "-o", tmp_path / "draw", tmp_path / "main.c",
-                    PATTERN / "draw.c"], check=True)
+    subprocess.run(
+        ["gcc", f"-I{include}", f"-I{PATTERN}", "-o", tmp_path / "draw", tmp_path / "main.c", PATTERN / "draw.c"],
+        check=True,
+    )
     data = subprocess.run([tmp_path / "draw"], check=True, capture_output=True).stdout
     drawn = np.frombuffer(data, np.uint8).reshape(120, 333, 4)[:, :, 2::-1]
     assert (drawn == pattern.frame(333, 120, 2, 123456)).all()

@@ -18,7 +18,7 @@ from testbed import oetest
 from testbed.layout import REPOSITORY
 
 STAND_IN = REPOSITORY / "tests/testbed/oeqa_stand_in"
-TOY = '''
+TOY = """
 from oeqa.runtime.xen_dmabuf.case import XenDmabufCase
 
 
@@ -54,14 +54,14 @@ class BrokenClassTest(XenDmabufCase):
 
     def test_never_runs(self):
         pass
-'''
-CONFTEST = '''
+"""
+CONFTEST = """
 from types import SimpleNamespace
 
 from oeqa.runtime.case import OERuntimeTestCase
 
 OERuntimeTestCase.tc = SimpleNamespace(target=None, td={"MACHINE": "qemuarm64"})
-'''
+"""
 
 
 @pytest.fixture
@@ -73,22 +73,38 @@ def export(tmp_path):
 
 
 def oe_test(export, *arguments):
-    done = subprocess.run(oetest.command(export, "--target-ip", "127.0.0.1", *arguments), cwd=export.parent, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    done = subprocess.run(
+        oetest.command(export, "--target-ip", "127.0.0.1", *arguments),
+        cwd=export.parent,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
     return done.stdout
 
 
 def run_pytest(*arguments, **environment):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
-    done = subprocess.run(command, cwd=REPOSITORY, env={**os.environ, **environment}, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    done = subprocess.run(
+        command,
+        cwd=REPOSITORY,
+        env={**os.environ, **environment},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
     return done.stdout
 
 
 def test_same_cases_in_the_same_order(export):
     real = re.findall(r"INFO - xen_dmabuf_\w+\.(\w+\.test_\w+)$", oe_test(export, "--list-tests", "name"), re.M)
-    ours = re.findall(r"^tests/testbed/test_image\.py::(XenDmabuf\w+)::(test_\w+)$",
-                      run_pytest("--collect-only", "tests/testbed/test_image.py"), re.M)
+    ours = re.findall(
+        r"^tests/testbed/test_image\.py::(XenDmabuf\w+)::(test_\w+)$",
+        run_pytest("--collect-only", "tests/testbed/test_image.py"),
+        re.M,
+    )
     assert real and real == [".".join(found) for found in ours]
 
 
@@ -127,7 +143,8 @@ def test_same_results(export, tmp_path):
     ours.mkdir()
     (ours / "test_toy.py").write_text(TOY, encoding="utf-8")
     (ours / "conftest.py").write_text(CONFTEST, encoding="utf-8")
-    output = run_pytest(f"--rootdir={ours}", f"--junitxml={ours}/junit.xml", str(ours),
-                        PYTHONPATH=f"{STAND_IN}:{REPOSITORY}/lib")
+    output = run_pytest(
+        f"--rootdir={ours}", f"--junitxml={ours}/junit.xml", str(ours), PYTHONPATH=f"{STAND_IN}:{REPOSITORY}/lib"
+    )
     assert junit_results(ours / "junit.xml") == real, output
     assert set(real.values()) == {"PASSED", "BAD", "SKIPPED"}

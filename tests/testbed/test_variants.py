@@ -35,8 +35,14 @@ def test_choice_of_something_else_is_refused(monkeypatch):
 
 @pytest.mark.parametrize("variable", [xen.ENVIRONMENT, kernel.ENVIRONMENT])
 def test_wrong_value_is_one_sentence_before_anything_is_built(variable):
-    done = subprocess.run([sys.executable, "-m", "testbed", "build"], cwd=REPOSITORY, text=True, capture_output=True,
-                          env={**os.environ, variable: "best"}, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "testbed", "build"],
+        cwd=REPOSITORY,
+        text=True,
+        capture_output=True,
+        env={**os.environ, variable: "best"},
+        check=False,
+    )
     assert done.returncode == 2
     assert done.stderr.startswith(f'testbed: {variable}="best" is not known: set it to ')
     assert done.stdout == "" and len(done.stderr.splitlines()) == 1
@@ -69,6 +75,7 @@ class TestWithoutSource:
     @pytest.fixture(autouse=True)
     def without_source(self, monkeypatch, tmp_path):
         """An archive that does not hand the source out."""
+
         def refuse():
             raise MissingSourceError("source package xen 4.20: apt-get failed\nmore")
 
