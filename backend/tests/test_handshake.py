@@ -263,7 +263,8 @@ def test_worker_that_dies_and_has_nothing_makes_the_frontend_reconnect():
 @pytest.mark.parametrize("asked", [Connect, Disconnect])
 def test_worker_that_does_not_answer_is_ended(monkeypatch, caplog, asked):
     """A silent worker would keep a dead domain's pages for ever."""
-    monkeypatch.setattr(limits, "LINK", 0.05)
+    monkeypatch.setattr(limits, "CONNECT", 0.05)
+    monkeypatch.setattr(limits, "RELEASE", 0.05)
 
     async def run():
         store = FakeStore()

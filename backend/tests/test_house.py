@@ -73,4 +73,4 @@ def test_no_request_waits_longer_than_its_frontend():
     assert limits.ATTACH < limits.REQUEST
     assert limits.FLIP_TURN < limits.REQUEST
     assert limits.HIDDEN < limits.EVENT
-    assert limits.DISCONNECT < limits.LINK, "a worker that keeps its deadline isn't ended"
+    assert limits.DISCONNECT < limits.RELEASE, "a worker that keeps its deadline isn't ended"

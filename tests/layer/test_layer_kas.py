@@ -4,12 +4,11 @@ import re
 from pathlib import Path
 
 import jsonschema
+import kas
 import pytest
 import yaml
 from layer_files import LAYER
 from oe_trees import MACHINES, RELEASES, ROOT, compose, kas_files
-
-import kas
 
 FILES = sorted((ROOT / "kas").glob("*.yml"))
 AXES = ("kas/testimage.yml", "kas/debug.yml")

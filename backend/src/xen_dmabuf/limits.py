@@ -36,8 +36,11 @@ TAKE_OVER = 2.0
 
 DISCONNECT = 8.0
 """One deadline for all pages of a device that a compositor still holds."""
-LINK = 20.0
-"""Connect and Disconnect are answered within this, or the worker is ended."""
+RELEASE = 20.0
+"""Disconnect is answered within this, or the worker is ended: a dead domain's pages are waited for."""
+CONNECT = 60.0
+"""The same for Connect. Nobody waits for it but a guest that boots, and a worker that has to load a
+GPU's library on a busy machine is slow, not silent: to end it would make the machine busier."""
 HELLO = 120.0
 """A worker's start: Python on an emulated machine that is overloaded needs a third of it."""
 STATUS = 5.0

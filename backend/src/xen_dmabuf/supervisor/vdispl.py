@@ -192,7 +192,8 @@ class VDispl:
         """What the worker has to answer in time."""
         self._answered(link)
         child.send(message)
-        self._deadline = self._loop.call_later(limits.LINK, self._silent)
+        seconds = limits.CONNECT if link is Link.CONNECTING else limits.RELEASE
+        self._deadline = self._loop.call_later(seconds, self._silent, seconds)
 
     def _answered(self, link: Link) -> None:
         self.link = link
@@ -200,9 +201,9 @@ class VDispl:
             self._deadline.cancel()
             self._deadline = None
 
-    def _silent(self) -> None:
+    def _silent(self, seconds: float) -> None:
         self._deadline = None
-        self._stuck(f"vdispl {self.number}: {self.link.value} for {limits.LINK:.0f} s")
+        self._stuck(f"vdispl {self.number}: {self.link.value} for {seconds:.0f} s")
 
     def release(self) -> None:
         """Take back what the worker holds; its answer brings the link down."""

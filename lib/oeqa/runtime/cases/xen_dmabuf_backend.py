@@ -14,7 +14,7 @@ CONFIGURATION = "/etc/xen-dmabuf/backend.toml"
 
 # Long enough to look at what is left of a dead worker before its successor comes.
 _GAP = "/run/systemd/system/xen-dmabuf-worker@.service.d/zz-xen-dmabuf-test.conf"
-SILENT_SECONDS = 90
+SILENT_SECONDS = 150
 
 
 class XenDmabufBackendTest(XenDmabufCase):
