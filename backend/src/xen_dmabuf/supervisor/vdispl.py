@@ -223,9 +223,9 @@ class VDispl:
         """The toolstack has removed the device. OSError: it can be called again."""
         self.end()
         if not self.forgotten:
+            self._store.remove(self._error)
             self._store.unwatch(self.front_watch)
             self.forgotten = True
-            self._store.remove(self._error)
 
     def end(self) -> None:
         """No timer of it calls any more; XenStore stays as it is."""
