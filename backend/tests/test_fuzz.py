@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 
 import pytest
-from fuzz.__main__ import TARGETS, fuzz
+from fuzz.__main__ import SHARES, TARGETS, fuzz
 from fuzz.base import Failure, Target
 
 INPUTS = 500_000
@@ -31,3 +32,21 @@ def test_a_failure_says_how_to_repeat_it():
 
     with pytest.raises(Failure, match=r"(?s)target wrong, seed 5: .*make fuzz TARGET=wrong SEED=5 N=1"):
         Wrong().run(5, 1)
+
+
+def test_a_process_that_dies_says_so_too(monkeypatch):
+    """A fault in a library, a signal: nobody raises anything."""
+
+    class Deadly(Target):
+        name = "deadly"
+
+        def session(self, chance):
+            if chance.random() < 0.01:
+                os.kill(os.getpid(), signal.SIGBUS)
+            return 1
+
+    monkeypatch.setitem(TARGETS, "deadly", Deadly)
+    monkeypatch.setitem(SHARES, "deadly", 1.0)
+    _done, (failure, *_others) = fuzz(["deadly"], 1, 2000, 1)
+    seed = next(seed for seed in range(1, 2000) if random.Random(seed).random() < 0.01)
+    assert f"make fuzz TARGET=deadly SEED={seed} N=1" in failure

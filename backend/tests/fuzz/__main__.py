@@ -4,31 +4,58 @@
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
+import ctypes
+import functools
 import multiprocessing
 import os
 import random
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.queues import SimpleQueue
 
-from .base import Failure, Target
+from .base import Failure, Target, failed
+from .compositor import Hostile
 from .requests import Requests
 from .words import Words
 from .xenstore import Xenstore
 
-TARGETS: dict[str, type[Target]] = {kind.name: kind for kind in (Requests, Words, Xenstore)}
-SHARES = {"requests": 0.7, "words": 0.2, "xenstore": 0.1}
+TARGETS: dict[str, type[Target]] = {kind.name: kind for kind in (Requests, Words, Xenstore, Hostile)}
+SHARES = {"requests": 0.6, "words": 0.2, "xenstore": 0.1, "compositor": 0.1}
 """Of the inputs, so that each target has about the same time."""
 PIECE = 20_000
 """Inputs that a process does at a time: then there is something to say."""
+_session = memoryview(bytearray(16)).cast("Q")
+"""Of this process: which target, from 1 (0: none), and the seed."""
+
+
+def _enter(slots: SimpleQueue[int], sessions: ctypes.Array[ctypes.c_uint64]) -> None:
+    """In a new process: from now on its numbers in ``sessions`` say what it is at."""
+    global _session
+    slot = 2 * slots.get()
+    _session = memoryview(sessions).cast("B").cast("Q")[slot : slot + 2]
 
 
 def _piece(job: tuple[str, int, int]) -> tuple[int, str]:
     """(inputs done, what failed or nothing) of a target's piece."""
     name, seed, inputs = job
+    target = TARGETS[name]()
+    target.report = functools.partial(_session.__setitem__, 1)  # type: ignore[method-assign]
+    _session[0] = 1 + list(TARGETS).index(name)
     try:
-        return TARGETS[name]().run(seed, inputs), ""
+        return target.run(seed, inputs), ""
     except Failure as error:
         return 0, str(error)
+    finally:
+        _session[0] = 0
+
+
+def _died(sessions: ctypes.Array[ctypes.c_uint64]) -> str:
+    """The failure of a process that ended: it was at one of these."""
+    names = list(TARGETS)
+    pairs = zip(sessions[::2], sessions[1::2], strict=True)
+    return "\n".join(failed(names[kind - 1], seed, "a process died, perhaps of this") for kind, seed in pairs if kind)
 
 
 def jobs(names: list[str], seed: int, inputs: int) -> list[tuple[str, int, int]]:
@@ -48,8 +75,19 @@ def fuzz(names: list[str], seed: int, inputs: int, processes: int) -> tuple[int,
     """Inputs that were given, and the failures; a progress line for each tenth."""
     todo = jobs(names, seed, inputs)
     done, failures, began, said = 0, [], time.monotonic(), 0
-    with multiprocessing.Pool(processes) as pool:
-        for number, (count, failure) in enumerate(pool.imap_unordered(_piece, todo), 1):
+    context = multiprocessing.get_context("fork")
+    sessions, slots = context.RawArray("Q", 2 * processes), context.SimpleQueue()
+    for slot in range(processes):
+        slots.put(slot)
+    with concurrent.futures.ProcessPoolExecutor(processes, context, _enter, (slots, sessions)) as pool:
+        pieces = [pool.submit(_piece, job) for job in todo]
+        for number, piece in enumerate(concurrent.futures.as_completed(pieces), 1):
+            try:
+                count, failure = piece.result()
+            except BrokenProcessPool:
+                failures.append(_died(sessions))
+                print(failures[-1], flush=True)
+                break
             done += count
             if failure:
                 failures.append(failure)

@@ -21,6 +21,8 @@ from xen_dmabuf import log as logs
 
 MOST_SECONDS = 120
 """Of real time, for one session: they take milliseconds."""
+MOST_TURNS = 20_000
+"""Of an event loop without a pause."""
 
 
 class Wrong(AssertionError):
@@ -89,13 +91,17 @@ class _Selector(selectors.DefaultSelector):
     """Where an event loop would sleep, the clock jumps: all that could wake it is in this process."""
 
     now = 0.0
+    turns = 0
 
     def select(self, timeout: float | None = None) -> list[Any]:
         ready = super().select(0)
+        self.turns += 1
+        check(self.turns < MOST_TURNS, "busy without end: time stands still")
         if not ready and timeout is None:
             raise Wrong("all wait for each other: nothing is ready and no timer runs")
         if not ready and timeout > 0:
             self.now += timeout
+            self.turns = 0
         return ready
 
 

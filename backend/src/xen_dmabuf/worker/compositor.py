@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import logging
-import mmap
 import os
+import select
 import socket
 import struct
+import termios
 from collections.abc import Callable
 
 from .. import limits
@@ -31,6 +33,7 @@ from .protocols import (
     WpViewporter,
     XdgWmBase,
     ZwpLinuxDmabufV1,
+    entries,
     ffi,
 )
 from .window import Window
@@ -40,6 +43,9 @@ log = logging.getLogger(__name__)
 _KNOWN = {interface.name: interface for interface in (WlCompositor, WlShm, WpViewporter, XdgWmBase, ZwpLinuxDmabufV1)}
 _REQUIRED = ("wl_compositor", "wl_shm", "xdg_wm_base", "wp_viewporter")
 _HIGHEST = {"zwp_linux_dmabuf_v1": 4}
+_ENTRY = struct.Struct("<I4xQ")
+_LONGEST_TABLE = _ENTRY.size << 16  # indices have 16 bits
+_DEV_T = 8
 _MOD_LINEAR = 0
 _MOD_INVALID = 0x00FF_FFFF_FFFF_FFFF
 
@@ -86,7 +92,7 @@ class Compositor:
         self._losing = False
         self._globals: dict[str, Proxy] = {}
         self._feedback: Proxy = None
-        self._table: list[tuple[int, int]] = []
+        self._table = b""
         self._pending: set[asyncio.Future[Proxy]] = set()
         self._imports: set[Proxy] = set()
         self.dmabuf_formats: dict[int, set[int]] = {}
@@ -168,10 +174,19 @@ class Compositor:
         assert self._display is not None
         try:
             self._display.read()
-            self._display.dispatch(block=False)
+            events = self._display.dispatch(block=False)
         except RuntimeError as error:
             return self._lost(error)
+        if not events and self._has_ended():
+            return self._lost("it ended amid an event")
         self.flush()
+
+    def _has_ended(self) -> bool:
+        """Whether the other end is closed and all of it was read. libwayland (seen with 1.26) says so only
+        between two events: after half a one it finds nothing to read, again and again."""
+        poll = select.poll()
+        poll.register(self._fd, 0)  # a hang-up is told unasked
+        return bool(poll.poll(0)) and not any(fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)))
 
     def flush(self) -> None:
         """Send what was requested; call after a batch of requests."""
@@ -199,7 +214,7 @@ class Compositor:
         proxy = registry.bind(name, known, version)
         self._globals[interface] = proxy
         if interface == "wl_shm":
-            proxy.dispatcher["format"] = lambda _shm, code: self.shm_formats.add(fourcc.from_shm(code))
+            proxy.dispatcher["format"] = self._add_shm_format
         elif interface == "xdg_wm_base":
             proxy.dispatcher["ping"] = lambda base, serial: base.pong(serial)
         elif interface == "zwp_linux_dmabuf_v1":
@@ -216,26 +231,36 @@ class Compositor:
         self._feedback.dispatcher["tranche_formats"] = self._on_tranche
 
     def _add_format(self, code: int, modifier: int) -> None:
-        self.dmabuf_formats.setdefault(code, set()).add(modifier)
+        """Only what may be asked for later: a compositor can name others without end."""
+        if code in fourcc.BITS and modifier in (_MOD_LINEAR, _MOD_INVALID):
+            self.dmabuf_formats.setdefault(code, set()).add(modifier)
+
+    def _add_shm_format(self, _shm: Proxy, number: int) -> None:
+        code = fourcc.from_shm(number)
+        if code in fourcc.BITS:
+            self.shm_formats.add(code)
 
     def _on_table(self, _feedback: Proxy, fd: int, size: int) -> None:
+        """Read, not mapped: a file that is shorter than it says would end this process (SIGBUS)."""
         try:
-            with mmap.mmap(fd, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ) as table:
-                self._table = [(code, modifier) for code, modifier in struct.iter_unpack("<I4xQ", table[:])]
+            self._table = os.pread(fd, min(size, _LONGEST_TABLE), 0)
+        except OSError as error:
+            log.warning("format table can't be read", extra=fields(socket=self._path, reason=error))
         finally:
             os.close(fd)
 
     def _on_main_device(self, _feedback: Proxy, device: bytes) -> None:
-        self.main_device = int.from_bytes(device, "little") or None
+        self.main_device = int.from_bytes(device, "little") or None if len(device) == _DEV_T else None
 
     def _on_tranche(self, _feedback: Proxy, indices: bytes) -> None:
-        for (index,) in struct.iter_unpack("<H", indices):
-            if index < len(self._table):
-                self._add_format(*self._table[index])
+        for (index,) in entries("<H", indices):
+            start = index * _ENTRY.size
+            if start + _ENTRY.size <= len(self._table):
+                self._add_format(*_ENTRY.unpack_from(self._table, start))
 
     def takes_dmabuf(self, code: int) -> bool:
         """Whether linux-dmabuf is there and lists the format with linear or implicit layout."""
-        return bool(self.dmabuf_formats.get(code, set()) & {_MOD_LINEAR, _MOD_INVALID})
+        return code in self.dmabuf_formats
 
     def takes_shm(self, code: int) -> bool:
         return code in self.shm_formats

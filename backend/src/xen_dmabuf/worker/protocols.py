@@ -15,6 +15,7 @@ own ``protocol`` folder, or one named by XEN_DMABUF_PROTOCOLS that is searched a
 from __future__ import annotations
 
 import os
+import struct
 from typing import Any
 
 from ..errors import UserError
@@ -53,6 +54,13 @@ except ImportError as _error:
 Proxy = Any
 """An object in the compositor: pywayland makes what it can do when it runs, out of generated modules."""
 
+
+def entries(layout: str, data: bytes) -> list[tuple[int, ...]]:
+    """What an array of the compositor's has (struct's ``layout``), but for a rest that is no whole one."""
+    size = struct.calcsize(layout)
+    return list(struct.iter_unpack(layout, data[: len(data) // size * size]))
+
+
 __all__ = [
     "Display",
     "Proxy",
@@ -63,5 +71,6 @@ __all__ = [
     "XdgToplevel",
     "XdgWmBase",
     "ZwpLinuxDmabufV1",
+    "entries",
     "ffi",
 ]

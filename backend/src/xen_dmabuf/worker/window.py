@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .. import limits
 from ..displif.geometry import Crop
-from .protocols import Proxy, XdgToplevel
+from .protocols import Proxy, XdgToplevel, entries
 
 if TYPE_CHECKING:
     from .compositor import Compositor, Image
@@ -180,7 +179,7 @@ class Window:
 
     def _on_toplevel_configure(self, _toplevel: Proxy, width: int, height: int, states: bytes) -> None:
         self._limit = (width, height)
-        numbers = {number for (number,) in struct.iter_unpack("<I", states)}
+        numbers = {number for (number,) in entries("<I", states)}
         state = XdgToplevel.state
         must = {state.maximized.value, *range(5, 9)}  # 5 to 8: tiled left, right, top, bottom
         self._exact = bool(numbers & must) and state.fullscreen.value not in numbers
