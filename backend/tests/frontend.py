@@ -27,7 +27,9 @@ _FORMATS = {
 
 
 class FrontendConnector:
-    """One connector: request ring, event page, two ports."""
+    """One connector: request ring, event page, two ports. The ring's indexes begin at ``START``."""
+
+    START = 0
 
     def __init__(self, xen, index: int, width: int, height: int) -> None:
         self.xen = xen
@@ -38,9 +40,9 @@ class FrontendConnector:
         self._words = memoryview(self.ring).cast("I")
         self._event_words = memoryview(self.events).cast("I")
         self._id = 0
-        self._rsp_cons = 0
-        self._words[3] = 1  # rsp_event, as SHARED_RING_INIT does
-        self._words[1] = 1
+        self._rsp_cons = self._words[0] = self._words[2] = self.START
+        # rsp_event and req_event, as SHARED_RING_INIT does
+        self._words[3] = self._words[1] = (self.START + 1) & 0xFFFFFFFF
 
     def close(self) -> None:
         self._words.release()
@@ -55,7 +57,7 @@ class FrontendConnector:
         slot = 64 + self._words[0] % 32 * 64
         packet = struct.pack("<HB5x", self._id, operation) + body
         self.ring[slot : slot + 64] = packet.ljust(64, b"\0")
-        self._words[0] += 1
+        self._words[0] = (self._words[0] + 1) & 0xFFFFFFFF
         self.xen.kick(self.spec.req_port)
         return self._id
 
@@ -69,8 +71,8 @@ class FrontendConnector:
         if self._words[2] == self._rsp_cons:
             return None
         slot = 64 + self._rsp_cons % 32 * 64
-        self._rsp_cons += 1
-        self._words[3] = self._rsp_cons + 1
+        self._rsp_cons = (self._rsp_cons + 1) & 0xFFFFFFFF
+        self._words[3] = (self._rsp_cons + 1) & 0xFFFFFFFF
         return struct.unpack_from("<HBxiI", self.ring, slot)
 
     async def call(self, operation: int, *fields: int) -> int:

@@ -18,7 +18,7 @@ import struct
 import zlib
 
 import pytest
-from frontend import Frontend
+from frontend import Frontend, FrontendConnector
 from hypothesis import given
 from hypothesis import strategies as st
 from succession import DOMID, Succession, stop_at, succession
@@ -513,6 +513,30 @@ def test_a_request_is_answered_once_wherever_its_worker_died(xen, alone, monkeyp
             workers.go_on(aid=aid)
             assert await control.call(0x7F, 0) == -errno.EOPNOTSUPP
             assert control._words[2] == before + 3 and control.flips_done() == []
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("aid", [False, True], ids=["alone", "first aid"])
+def test_a_first_flip_whose_number_is_0_is_not_taken_for_begun(xen, alone, monkeypatch, aid):
+    """The ring's counter wraps just there, and the worker dies before it has begun."""
+    monkeypatch.setattr(FrontendConnector, "START", 0xFFFFFFFF - 3)
+
+    async def run():
+        async with succession(xen, monkeypatch, alone) as workers:
+            control = workers.frontend.connectors[0]
+            await workers.frontend.show(1, 64, 48)  # three requests
+            assert control._words[2] == 0xFFFFFFFF
+            (connector,) = workers.worker._devices[0].connectors
+            stopped = stop_at(monkeypatch, connector._journal, "save")
+            identifier = control.post(OP.OP_PG_FLIP, 1)
+            await until(lambda: bool(stopped), "the place where it dies")
+            await workers.die()
+            workers.go_on(aid=aid)
+            answers: list[tuple[int, int, int, int]] = []
+            await until(lambda: bool(answers.extend(filter(None, [control.response()])) or answers), "the answer")
+            assert answers == [(identifier, OP.OP_PG_FLIP, 0, 0)]
+            await _events(workers, [(0, 1)])
 
     asyncio.run(run())
 

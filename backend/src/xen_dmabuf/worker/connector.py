@@ -111,7 +111,7 @@ class Connector:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._open: list[Flip] = []
-        self._last_flip = 0
+        self._last_flip = 0  # the last request that was answered, or the next one: a flip that is begun
         self._turn = asyncio.Event()
         self._replayed = -1
         self._response: tuple[int, ...] = (0, 0)
@@ -139,6 +139,7 @@ class Connector:
         except OSError:
             self._stack.close()
             raise
+        self._last_flip = self._requests.answered
         self._save()
         self._describe()
 
@@ -269,7 +270,9 @@ class Connector:
         status, edid_sz = await self._answer(request)
         response = wire.pack_response(request.id, request.operation, status, edid_sz)
         self._response = Journal.RESPONSE.unpack_from(response)
-        self._save_answered((self._requests.answered + 1) & 0xFFFFFFFF)
+        self._last_flip = (self._requests.answered + 1) & 0xFFFFFFFF
+        self._save_answered(self._last_flip)
+        self._replayed = -1
         self._requests.write(response)
         if self._requests.publish():
             self._notify(self.req_port)

@@ -104,7 +104,8 @@ def _take(requests: RequestRing, events: EventPage, journal: Journal, values: li
             values[_OPEN] += 1
             values[_REQUESTED] += 1
         response = packets.pack_response(identifier, operation, 0)
-        values[_ANSWERED], values[_RESPONSE] = number, Journal.RESPONSE.unpack_from(response)
+        values[_ANSWERED] = values[_LAST] = number
+        values[_RESPONSE] = Journal.RESPONSE.unpack_from(response)
         journal.save(*values)  # before the response takes the place of its request
         requests.write(response)
     count = values[_OPEN]
