@@ -17,7 +17,6 @@ import os
 import select
 import socket
 import struct
-import termios
 from collections.abc import Callable
 
 from .. import limits
@@ -46,6 +45,7 @@ _HIGHEST = {"zwp_linux_dmabuf_v1": 4}
 _ENTRY = struct.Struct("<I4xQ")
 _LONGEST_TABLE = _ENTRY.size << 16  # indices have 16 bits
 _DEV_T = 8
+_FIONREAD = 0x541B  # asm-generic/ioctls.h; module termios is a package of its own in OpenEmbedded
 _MOD_LINEAR = 0
 _MOD_INVALID = 0x00FF_FFFF_FFFF_FFFF
 
@@ -186,7 +186,7 @@ class Compositor:
         between two events: after half a one it finds nothing to read, again and again."""
         poll = select.poll()
         poll.register(self._fd, 0)  # a hang-up is told unasked
-        return bool(poll.poll(0)) and not any(fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)))
+        return bool(poll.poll(0)) and not any(fcntl.ioctl(self._fd, _FIONREAD, bytes(4)))
 
     def flush(self) -> None:
         """Send what was requested; call after a batch of requests."""
