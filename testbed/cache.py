@@ -102,6 +102,15 @@ def is_built(name: str, inputs: dict[str, str]) -> bool:
     return _folder(name, inputs).exists()
 
 
+def _is_used(final: Path) -> bool:
+    """Whether the product exists; prune() takes it for used now."""
+    try:
+        os.utime(final)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def stage(name: str, inputs: dict[str, str], build: Callable[[Path], None]) -> Path:
     """The folder of a product, built only if no folder with the same inputs exists.
 
@@ -109,9 +118,11 @@ def stage(name: str, inputs: dict[str, str], build: Callable[[Path], None]) -> P
     when it is complete, so an interrupted run never leaves a half product.
     """
     final = _folder(name, inputs)
+    if _is_used(final):  # also while another run builds another version
+        say(f"{name}: cached")
+        return final
     with locked(name):
-        if final.exists():
-            os.utime(final)
+        if _is_used(final):
             say(f"{name}: cached")
             return final
         # A name of its own: what a killed run left behind may still be written to.

@@ -3,6 +3,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -31,6 +32,23 @@ def test_stage_is_built_once_per_input(folder):
     assert cache.stage("thing", {"a": "2"}, build) != first
     assert len(built) == 2
     assert (first / "product").exists()
+
+
+def test_a_stage_that_exists_waits_for_no_build_of_another(folder):
+    def ring(_number, _frame):
+        raise TimeoutError("it waits")
+
+    def build(_target):
+        signal.alarm(5)
+        assert cache.stage("thing", {"a": "1"}, lambda _target: None) == first
+        signal.alarm(0)
+
+    first = cache.stage("thing", {"a": "1"}, lambda _target: None)
+    old = signal.signal(signal.SIGALRM, ring)
+    try:
+        cache.stage("thing", {"a": "2"}, build)
+    finally:
+        signal.signal(signal.SIGALRM, old)
 
 
 def test_interrupted_stage_leaves_nothing(folder):
