@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from fakes import FakeXen, Weston
+from fuzz.background import SEEDS, Fuzzing
 
 
 def _weston(tmp_path_factory, options: tuple[str, ...]) -> Iterator[Weston]:
@@ -42,3 +43,40 @@ def xen(monkeypatch) -> Iterator[FakeXen]:
     fake.install(monkeypatch)
     yield fake
     fake.close()
+
+
+_RUNNING = pytest.StashKey[dict[str, Fuzzing]]()
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "beside: runs in the background of the testbed's tests, and is asked last")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session):
+    """The testbed's machine leaves processors idle: what may run beside it begins before all tests."""
+    running = session.config.stash.setdefault(_RUNNING, {})
+    marked = [item for item in session.items if item.get_closest_marker("beside")]
+    if any(item.get_closest_marker("testbed") for item in session.items) and not session.config.option.collectonly:
+        session.items[:] = [item for item in session.items if item not in marked] + marked
+        running |= {item.callspec.params["name"]: Fuzzing(SEEDS[item.callspec.params["name"]]) for item in marked}
+    try:
+        return (yield)
+    finally:
+        while running:
+            running.popitem()[1].kill()
+
+
+@pytest.fixture
+def beside(request) -> Iterator[Callable[[str], Fuzzing]]:
+    """What was begun by that name, or begins now."""
+    running = request.config.stash[_RUNNING]
+    used: list[Fuzzing] = []
+
+    def get(name: str) -> Fuzzing:
+        used.append(running.pop(name, None) or Fuzzing(SEEDS[name]))
+        return used[0]
+
+    yield get
+    for fuzzing in used:
+        fuzzing.kill()

@@ -9,18 +9,15 @@ import signal
 
 import pytest
 from fuzz.__main__ import SHARES, TARGETS, fuzz
+from fuzz.background import INPUTS, SEEDS
 from fuzz.base import Failure, Target
 
-INPUTS = 500_000
 
-
-@pytest.mark.parametrize("seed", [1, None], ids=["fixed", "random"])
-def test_hostile_inputs(seed):
-    seed = random.randrange(1 << 32) if seed is None else seed
-    print(f"seed {seed}")
-    done, failures = fuzz(list(TARGETS), seed, INPUTS, os.cpu_count() or 1)
-    assert not failures, "\n".join(failures)
-    assert done >= INPUTS
+@pytest.mark.beside
+@pytest.mark.parametrize("name", list(SEEDS))
+def test_hostile_inputs(name, beside):
+    """Where there are tests of the testbed, conftest has begun it before them."""
+    assert beside(name).end() >= INPUTS
 
 
 def test_a_failure_says_how_to_repeat_it():

@@ -11,7 +11,7 @@ from oeqa.runtime.xen_dmabuf.case import XenDmabufCase
 from oeqa.runtime.xen_dmabuf.crash import PHASES, STUCK, begin_end, reach, wait_for_release
 from oeqa.runtime.xen_dmabuf.dom0 import poll
 
-CYCLES = 20
+CYCLES = 8
 GROUP = 4
 # Each DomU's two buffers need three, and Xen keeps a list of free entries for each of Dom0's CPUs.
 MAPTRACK_SLACK = 5 * GROUP
