@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import dataclasses
 import errno
+import gc
 import mmap
 import os
 import resource
@@ -26,12 +27,13 @@ from waiting import until
 from xen_dmabuf import limits
 from xen_dmabuf.config import Gpu, Quota
 from xen_dmabuf.displif import fourcc, wire
-from xen_dmabuf.errors import ImportRefused
+from xen_dmabuf.errors import ImportRefused, RequestError
 from xen_dmabuf.link.messages import Connected, Disconnected, Refused
 from xen_dmabuf.linux import drm, gbm
 from xen_dmabuf.worker.allocators import Shape
 from xen_dmabuf.worker.backing import BackingFactory, CopyBacking
 from xen_dmabuf.worker.compositor import Compositor
+from xen_dmabuf.worker.framebuffers import Framebuffers
 from xen_dmabuf.worker.releases import Releases
 from xen_dmabuf.xen.gntdev import Gntdev
 
@@ -354,6 +356,35 @@ def test_a_compositor_that_ends_every_connection_is_asked_ever_less(xen, tmp_pat
                 pauses = [late - early for early, late in zip(times, times[1:], strict=False)]
                 assert pauses == sorted(pauses) and pauses[-1] > 2 * pauses[0]
                 assert await _make(frontend, range(1, 2)) == [0], "the DomU is served meanwhile"
+
+    asyncio.run(run())
+
+
+def test_an_import_that_fails_when_nobody_waits_leaves_no_traceback(xen, blind, monkeypatch):
+    """The frontend closes, and the import ends by an error rather than by being cancelled."""
+    uncaught: list[dict[str, object]] = []
+
+    async def run():
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: uncaught.append(context))
+        began = asyncio.Event()
+
+        async def fail(_framebuffers, _framebuffer):
+            began.set()
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                raise RequestError(errno.EIO, "dbuf_cookie", 1, "no buffer strategy works") from None
+
+        async with serving(xen, blind.socket) as (worker, frontend):
+            assert await _make(frontend, range(1, 2)) == [0]
+            monkeypatch.setattr(Framebuffers, "_materialise", fail)
+            frontend.connectors[0].post(OP.OP_FB_ATTACH, 1, 1, 64, 48, fourcc.XRGB8888)
+            await began.wait()
+            imports = worker._devices[0].framebuffers._imports
+            await worker.disconnect(0)
+            await until(lambda: not imports, "the import's end")
+        gc.collect()
+        assert not uncaught
 
     asyncio.run(run())
 

@@ -33,6 +33,8 @@ from xen_dmabuf.worker.compositor import Compositor, Image
 from xen_dmabuf.worker.window import Window
 
 from .base import Faults, Target, Wrong, check, open_files, patched, run, settle, strict_log
+from .device import device_session
+from .shown import Shown
 from .wayland import Server
 
 _HANDLED = (ConnectionLost, ImportRefused, OSError)
@@ -294,7 +296,7 @@ def _watched() -> Iterator[pytest.MonkeyPatch]:
     os.dup2(null, 2)
     os.close(null)
     try:
-        with patched() as patch, strict_log():
+        with patched() as patch:
             patch.setattr(pywayland.dispatcher, "traceback", types.SimpleNamespace(print_exc=remember))
             patch.setattr(sys, "unraisablehook", unraisable)
             yield patch
@@ -305,16 +307,27 @@ def _watched() -> Iterator[pytest.MonkeyPatch]:
         raise Wrong(f"in a callback: {raised[0]!r}") from raised[0]
 
 
-class Hostile(Target):
+def connections(chance: random.Random) -> int:
     """An input is an event."""
+    faults = Faults(chance, _FAULTS)
+    with _watched() as patch, strict_log():
+        _fail(patch, faults)
+        return int(run(_begin(chance, faults)))
 
+
+def devices(chance: random.Random) -> int:
+    """An input is a request or an event."""
+    with _watched():
+        return device_session(chance, Shown)
+
+
+class Hostile(Target):
     name = "compositor"
+    parts: dict[Callable[[random.Random], int], int] = {connections: 3, devices: 1}
 
     def session(self, chance: random.Random) -> int:
-        faults = Faults(chance, _FAULTS)
-        with _watched() as patch:
-            _fail(patch, faults)
-            inputs = int(run(_begin(chance, faults)))
+        (part,) = chance.choices(list(self.parts), list(self.parts.values()))
+        inputs = part(chance)
         if chance.random() < 0.01:  # it takes long
             gc.collect()
             left = [proxy for kind in _interfaces() for proxy in kind.registry.values()]

@@ -112,11 +112,14 @@ class _Tables:
             self.framebuffers.pop(body.fb_cookie, None)
 
 
-class _Connector:
+class Connector:
     """The frontend's end of one: it knows what was posted, and checks each answer."""
 
-    def __init__(self, xen: Domu, chance: random.Random, index: int, tables: _Tables | None) -> None:
+    def __init__(
+        self, xen: Domu, chance: random.Random, index: int, tables: _Tables | None, statuses: set[int]
+    ) -> None:
         self.xen = xen
+        self.statuses = statuses
         self.tables = tables
         ring, page = 1 + 2 * index, 2 + 2 * index
         size = chance.choice((1, 64, 640)), chance.choice((1, 48, 480))
@@ -127,7 +130,7 @@ class _Connector:
         self.event_words = xen.words(page)
         self.page[:] = self.event_page[:] = bytes(_PAGE)
         start = chance.choice((0, 0, _MASK - 5, chance.getrandbits(32)))
-        self.words[0] = self.words[2] = self.seen = start
+        self.words[0] = self.words[2] = self.seen = self.produced = start
         self.words[3] = (start + 1) & _MASK
         self.event_words[0] = self.event_words[1] = chance.choice((0, 0, 63, chance.getrandbits(31)))
         self.open: list[bytes] = []
@@ -147,7 +150,7 @@ class _Connector:
         produced = self.words[0]
         start = 64 + produced % 32 * 64
         self.page[start : start + 64] = packet
-        self.words[0] = (produced + 1) & _MASK
+        self.words[0] = self.produced = (produced + 1) & _MASK
         self.open.append(packet)
 
     def lie(self, chance: random.Random) -> None:
@@ -157,7 +160,8 @@ class _Connector:
         else:
             ahead = chance.choice((33, 1 << 31, chance.randrange(-31, 33), chance.getrandbits(32)))
             self.words[0] = (self.words[0] + ahead) & _MASK
-            self.hopeless = 32 < ahead & _MASK < _MASK - 64
+            # lies add up: some may be believed meanwhile, or taken back before anybody looks
+            self.hopeless = 1 << 16 < (self.words[0] - self.produced) & _MASK < _MASK - (1 << 16)
         self.lied = True
 
     def collect(self) -> None:
@@ -170,7 +174,7 @@ class _Connector:
             self.seen = (self.seen + 1) & _MASK
             self.words[3] = (self.seen + 1) & _MASK
             check((identifier, operation) == (request.id, request.operation), "another response", request)
-            check(status <= 0 and (not status or -status in _STATUSES), "status", request, status)
+            check(status <= 0 and (not status or -status in self.statuses), "status", request, status)
             check(size == (128 if operation == wire.OP_GET_EDID and not status else 0), "edid_sz", request, size)
             if request.body is None:
                 check(status == -errno.EOPNOTSUPP, "an unknown operation", request, status)
@@ -312,8 +316,10 @@ class _Store:
         self.names.discard(name)
 
 
-class _Session:
+class Session:
     """One worker's files, and one connection of a frontend after the other."""
+
+    statuses = _STATUSES
 
     def __init__(self, chance: random.Random, xen: Domu, faults: Faults) -> None:
         self.chance, self.xen, self.faults = chance, xen, faults
@@ -360,13 +366,15 @@ class _Session:
         self.broken.clear()
         tables = _Tables()
         connectors = [
-            _Connector(xen, chance, index, None if index else tables) for index in range(chance.randrange(1, 4))
+            Connector(xen, chance, index, None if index else tables, self.statuses)
+            for index in range(chance.randrange(1, 4))
         ]
+        self.scene = Scene("domu", self.config.display)
         device = Device(
             0,
             self.grants,
             self.ports,
-            Scene("domu", self.config.display),
+            self.scene,
             self.quota,
             self.releases,
             self.store,  # type: ignore[arg-type]
@@ -375,6 +383,7 @@ class _Session:
             lambda: self._save(device),
             self.broken.append,
         )
+        self._begin(device)
         self.faults.rate = chance.choice((0.0, 0.0, 0.02, 0.2))
         xen.granted = range(1, xen.PAGES)
         try:
@@ -395,7 +404,7 @@ class _Session:
         check(not self.state.live_journals(), "journals are left")
         check(not self.store.names, "files are kept", self.store.names)
 
-    async def _talk(self, device: Device, connectors: list[_Connector], tables: _Tables) -> None:
+    async def _talk(self, device: Device, connectors: list[Connector], tables: _Tables) -> None:
         chance = self.chance
         requests = _Requests(self.xen, chance, tables)
         for _ in range(chance.randrange(1, 30)):
@@ -407,7 +416,7 @@ class _Session:
                 create, attach, rest = requests.show()
                 self._post(connectors[0], [create, attach])
                 if connector is not connectors[0]:
-                    await settle(lambda: self.broken or connectors[0].quiet, "a framebuffer")
+                    await self._answers(connectors[0])
                 self._post(connector, rest)
             else:
                 self._post(connector, [requests.packet() for _ in range(chance.choice((1, 1, 1, 2, 8, 32)))])
@@ -415,7 +424,7 @@ class _Session:
                 self.xen.tell(chance.choice(connectors).spec.req_port)
             self._hold(device)
             if chance.random() < 0.5:
-                await settle(lambda c=connector: self.broken or c.quiet, "answers")
+                await self._answers(connector)
             else:
                 for _ in range(chance.randrange(20)):
                     await asyncio.sleep(0)
@@ -426,7 +435,18 @@ class _Session:
         if chance.random() < 0.7:
             await self._finish(device, connectors, tables)
 
-    def _post(self, connector: _Connector, packets: list[bytes]) -> None:
+    def _begin(self, device: Device) -> None:
+        """Nobody is answered yet."""
+
+    async def _answers(self, connector: Connector) -> None:
+        """Wait for all that is to come."""
+        await settle(lambda: self.broken or connector.quiet, "answers")
+
+    def _is_held(self) -> bool:
+        """Whether somebody else may have pages."""
+        return bool(self.held)
+
+    def _post(self, connector: Connector, packets: list[bytes]) -> None:
         """As many as there is room for."""
         for packet in packets:
             if connector.room > 0 and not connector.lied:
@@ -443,7 +463,7 @@ class _Session:
         elif self.chance.random() < 0.1:
             self._let_go()
 
-    async def _finish(self, device: Device, connectors: list[_Connector], tables: _Tables) -> None:
+    async def _finish(self, device: Device, connectors: list[Connector], tables: _Tables) -> None:
         """All is answered; then tables, journals and events are what the frontend was told."""
         for connector in connectors:
             self.xen.tell(connector.spec.req_port)
@@ -474,7 +494,7 @@ class _Session:
 
     async def _close(self, device: Device) -> None:
         released = await device.close()
-        check(released or self.held, "pages are held, and nobody holds them")
+        check(released or self._is_held(), "pages are held, and nobody holds them")
         self._let_go()
         await settle(lambda: not len(self.releases), "the last pages")
         self.faults.rate = 0.0
@@ -483,12 +503,12 @@ class _Session:
             raise Wrong(f"connector {connector.spec.name} is left")
 
 
-async def _begin(chance: random.Random, xen: Domu, faults: Faults) -> int:
-    return await _Session(chance, xen, faults).run()
-
-
-def device_session(chance: random.Random) -> int:
+def device_session(chance: random.Random, kind: type[Session] = Session) -> int:
     """An input is a request or a lying index."""
+
+    async def begin() -> int:
+        return await kind(chance, xen, faults).run()
+
     xen = Domu()
     xen.exports = chance.random() < 0.4
     faults = Faults(chance, _FAULTS)
@@ -498,7 +518,7 @@ def device_session(chance: random.Random) -> int:
             xen.fail(patch, faults)
             patch.setattr(os, "memfd_create", faults.wrap(os.memfd_create, "memfd"))
             patch.setattr(os, "ftruncate", faults.wrap(os.ftruncate, "memfd"))
-            return run(_begin(chance, xen, faults)) + 1
+            return int(run(begin())) + 1
     finally:
         with contextlib.suppress(BufferError):
             xen.view.release()

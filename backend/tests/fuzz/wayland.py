@@ -14,6 +14,8 @@ from xen_dmabuf.displif import fourcc
 
 from .base import garble, number
 
+# those of module os may be made to fail while a server runs
+_memfd_create, _ftruncate = os.memfd_create, os.ftruncate
 _SERVERS = 0xFF000000
 _CREATES = {
     ("wl_display", 0): "wl_callback",
@@ -256,12 +258,12 @@ class Server:
         elif kind == "pipe":
             fds += os.pipe()
         elif kind != "none":
-            fds.append(os.memfd_create("table"))
+            fds.append(_memfd_create("table"))
             os.write(fds[0], table if kind != "short" else table[:5])
             if kind == "more":
                 fds += [os.dup(fds[0]) for _ in range(self.chance.randrange(1, 8))]
             elif kind == "shrunk":
-                os.ftruncate(fds[0], 0)
+                _ftruncate(fds[0], 0)
         for fd in fds:
             stack.callback(os.close, fd)
         return fds

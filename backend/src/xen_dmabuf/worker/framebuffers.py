@@ -128,7 +128,7 @@ class Framebuffers:
         """Wait for the wl_buffer as long as the frontend can wait, and leave the rest to a task."""
         task = asyncio.get_running_loop().create_task(self._materialise(framebuffer))
         self._imports.add(task)
-        task.add_done_callback(self._imports.discard)
+        task.add_done_callback(self._import_done)
         await asyncio.wait({task}, timeout=limits.ATTACH)
         if task.done():
             if not task.cancelled():
@@ -136,6 +136,11 @@ class Framebuffers:
             return
         self._log(logging.WARNING, "compositor is slow to import", cookie=framebuffer.cookie)
         task.add_done_callback(lambda done: self._imported_late(framebuffer, done))
+
+    def _import_done(self, task: asyncio.Task[None]) -> None:
+        self._imports.discard(task)
+        if not task.cancelled():
+            task.exception()  # who asked for it may be gone, as its connector is: no traceback for that
 
     def _imported_late(self, framebuffer: Framebuffer, task: asyncio.Task[None]) -> None:
         if task.cancelled():
