@@ -118,7 +118,7 @@ class XenDmabufSoakTest(XenDmabufCase):
                 self.assert_nothing_left(memory, *[domu for domu, _, _ in chosen])
             except AssertionError as error:
                 raise AssertionError(f"{where}: {error}\n{self.dom0.backend_log()}") from error
-            print(f"{where}: released, worst {worst:.1f} s", flush=True)
+            print(f"{where}: released, worst {worst:.1f} s, programs that noticed {noticed}", flush=True)
         xen, dom0 = self.dom0.memory()
         frames = self.dom0.maptrack_frames() - frames
         print(
