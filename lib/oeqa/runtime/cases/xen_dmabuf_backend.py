@@ -15,6 +15,13 @@ CONFIGURATION = "/etc/xen-dmabuf/backend.toml"
 # Long enough to look at what is left of a dead worker before its successor comes.
 _GAP = "/run/systemd/system/xen-dmabuf-worker@.service.d/zz-xen-dmabuf-test.conf"
 SILENT_SECONDS = 150
+# Every file of the package becomes another one under its name, one after the other, as any package manager does it.
+_UNPACK = f"""
+modules=$(cd / && python3 -Ic 'import os, xen_dmabuf; print(os.path.dirname(xen_dmabuf.__file__))') || exit 1
+for file in $(find $modules /usr/bin/{SERVICE} $(systemctl show -P FragmentPath {SERVICE} {{unit}}) -type f); do
+    cp -p $file $file.new && mv $file.new $file || exit 1
+done
+"""
 
 
 class XenDmabufBackendTest(XenDmabufCase):
@@ -78,6 +85,15 @@ class XenDmabufBackendTest(XenDmabufCase):
         """As an upgrade of the package does."""
         self.one.screens("run")
         self.goes_on(f"systemctl daemon-reload; systemctl restart {SERVICE} {self.one.unit}")
+
+    def test_package_unpacked_while_flipping(self):
+        """An upgrade that takes its time: the service is stopped, the files are exchanged, all is started again."""
+        self.one.screens("run")
+        self.goes_on(
+            f"systemctl stop {SERVICE}; {_UNPACK.format(unit=self.one.unit)}systemctl daemon-reload; "
+            f"systemctl start {SERVICE}; systemctl restart {self.one.unit}",
+            120,
+        )
 
     def test_grants_stay_mapped_without_a_worker(self):
         """Between two workers Xen sees no unmap: systemd holds the files."""
