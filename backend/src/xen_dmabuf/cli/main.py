@@ -88,6 +88,7 @@ def _configuration(options: argparse.Namespace) -> Config:
 
 
 def _run(options: argparse.Namespace) -> int:
+    sys.modules["ssl"] = None  # type: ignore[assignment]  # as in a worker: asyncio does without it
     import asyncio
 
     from ..supervisor.supervisor import Supervisor
