@@ -30,6 +30,10 @@ COMPARED = 3
 """The first WAYS are compared with BASES."""
 BASES = {"export": "EXP_FROM_REFS", "mmap": "MAP_GRANT_REF"}
 CONDITIONS = {"empty": "balloon empty", "filled": "balloon filled"}
+GAPS = {"idle": "nobody does anything", **WAYS}
+"""Ways for which it is measured how long another CPU gets nothing done."""
+LINE = re.compile(r"^(\S+) (\d+) (\d+) (\d+) (\d+)$", re.M)
+"""What gntdev_bench prints: way, pages, round, nanoseconds to map and to let go."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Row:
 def parse(balloon: str, output: str) -> list[Row]:
     """Medians of what gntdev_bench printed."""
     times: dict[tuple[int, str], list[tuple[int, int]]] = defaultdict(list)
-    for way, pages, _round, mapping, release in re.findall(r"^(\S+) (\d+) (\d+) (\d+) (\d+)$", output, re.M):
+    for way, pages, _round, mapping, release in LINE.findall(output):
         times[int(pages), way].append((int(mapping), int(release)))
     return [
         Row(
@@ -104,6 +108,20 @@ def times(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def gaps(output: str) -> str:
+    """Markdown: for how long another CPU did nothing during map and release, median and worst, in microseconds."""
+    found: dict[tuple[str, int], list[tuple[int, int]]] = defaultdict(list)
+    for way, pages, _round, mapping, release in LINE.findall(output):
+        found[way, int(pages)].append((int(mapping), int(release)))
+    lines = ["| way | pages | map: median, worst | release: median, worst |", "|---|--:|--:|--:|"]
+    for way, words in GAPS.items():
+        for pages in sorted(pages for known, pages in found if known == way):
+            spans = zip(*found[way, pages], strict=True)
+            cells = [f"{median(span) / 1e3:,.0f}, {max(span) / 1e3:,.0f}" for span in spans]
+            lines.append(f"| {words} | {pages:,} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _spare(dom0: Dom0, kib: int) -> None:
     """Have Dom0's balloon hold so much memory that gntdev needn't make room for grants itself."""
     # Dom0's share of Xen's memory at boot is what it may grow to again
@@ -115,7 +133,7 @@ def _spare(dom0: Dom0, kib: int) -> None:
 
 
 def run(folder: Path) -> list[Row]:
-    """Boot, measure, write bench.json and bench.md. Raises ProofError if the program fails."""
+    """Boot, measure, write bench.json, bench.md and what was printed. Raises ProofError if the program fails."""
     images = machine.build()
     built = kernel.build()
     rows: list[Row] = []
@@ -128,8 +146,14 @@ def run(folder: Path) -> list[Row]:
             output = dom0.run(f"{program} {' '.join(map(str, PAGES))}", timeout=900)
             (folder / f"{balloon}.txt").write_text(output, encoding="utf-8")
             rows += parse(balloon, output)
+        say("measuring for how long another CPU stands still")
+        stood = dom0.run(f"{program} -g {' '.join(map(str, PAGES[1:]))}", timeout=900)
+        (folder / "gaps.txt").write_text(stood, encoding="utf-8")
     (folder / "bench.json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
-    text = f"Map and release, as ratios:\n\n{table(rows)}\n\nMap + release, microseconds per page:\n\n{times(rows)}"
+    text = (
+        f"Map and release, as ratios:\n\n{table(rows)}\n\nMap + release, microseconds per page:\n\n{times(rows)}"
+        f"\n\nWhile it lasts, another CPU does nothing for so many microseconds at the longest:\n\n{gaps(stood)}"
+    )
     (folder / "bench.md").write_text(text + "\n", encoding="utf-8")
     print(text)
     return rows

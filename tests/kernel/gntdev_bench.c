@@ -6,10 +6,16 @@
  * whatever else slows the machine down hits all of them. Prints a line for each
  * measurement: way, pages, round, nanoseconds to map, nanoseconds to let go. A
  * way that the machine hasn't the memory for has no line.
+ *
+ * Or, with -g, how long another CPU got nothing done meanwhile, at the longest.
  */
 #define _GNU_SOURCE
 
 #include <getopt.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <sys/resource.h>
 #include <time.h>
 
 #include "gntdev_dmabuf_2023.h"
@@ -23,9 +29,14 @@ struct ways {
 	uint32_t pages;
 };
 
+struct span {
+	uint64_t time;
+	uint64_t gap;
+};
+
 struct times {
-	uint64_t map;
-	uint64_t release;
+	struct span map;
+	struct span release;
 };
 
 static uint64_t now(void)
@@ -40,6 +51,16 @@ static void fail(const char *what)
 {
 	perror(what);
 	exit(1);
+}
+
+static void pin(unsigned long cpu)
+{
+	cpu_set_t cpus;
+
+	CPU_ZERO(&cpus);
+	CPU_SET(cpu, &cpus);
+	if (sched_setaffinity(0, sizeof(cpus), &cpus))
+		fail("sched_setaffinity");
 }
 
 static void check(int ret, const char *what)
@@ -59,6 +80,58 @@ static unsigned long read_number(const char *path)
 		fail(path);
 	fclose(file);
 	return number;
+}
+
+static bool watched;
+static atomic_bool gap_wanted;
+static uint64_t longest_gap;
+
+/* Runs on a CPU of its own and notes for how long it didn't run. */
+static void *watch(void *cpu)
+{
+	uint64_t last = now(), longest = 0, time;
+
+	pin((uintptr_t)cpu);
+	/* This thread's alone. That another thread is given its CPU isn't meant. */
+	if (setpriority(PRIO_PROCESS, 0, -20))
+		fail("setpriority");
+	for (;;) {
+		time = now();
+		if (time - last > longest)
+			longest = time - last;
+		last = time;
+		if (!atomic_load(&gap_wanted))
+			continue;
+		longest_gap = longest;
+		longest = 0;
+		atomic_store(&gap_wanted, false);
+	}
+	return NULL;
+}
+
+/* The longest gap since the last call, with the one that lasts still. */
+static uint64_t take_gap(void)
+{
+	if (!watched)
+		return 0;
+	atomic_store(&gap_wanted, true);
+	while (atomic_load(&gap_wanted))
+		;
+	return longest_gap;
+}
+
+static uint64_t begin(void)
+{
+	take_gap();
+	return now();
+}
+
+static struct span since(uint64_t start)
+{
+	struct span span = { .time = now() - start };
+
+	span.gap = take_gap();
+	return span;
 }
 
 /* A word of the first and last page is enough to know that it is mapped. */
@@ -121,18 +194,18 @@ static struct times map_refs_to_buf(const struct ways *ways,
 	fd = buf.fd;
 	args.fd = fd;
 
-	start = now();
+	start = begin();
 	check(gntdev_map(ways->gntdev, &args), "MAP_REFS_TO_BUF");
-	t.map = now() - start;
+	t.map = since(start);
 
 	expect_theirs(buf.mem, ways->pages);
 	buffer_unmap(&buf);
 
-	start = now();
+	start = begin();
 	check(gntdev_release(ways->gntdev, fd), "MAP_RELEASE");
 	buffer_close(&buf);
 	check(gntdev_wait(ways->gntdev, fd, DEADLINE_MS), "MAP_WAIT_RELEASED");
-	t.release = now() - start;
+	t.release = since(start);
 
 	close(memfd);
 	return t;
@@ -152,7 +225,7 @@ static struct times map_system_heap(const struct ways *ways)
 static struct times no_grants(const struct ways *ways)
 {
 	struct buffer buf;
-	struct times t = { 0 };
+	struct times t = { .map.time = 0 };
 	uint64_t start;
 	int memfd;
 
@@ -161,9 +234,9 @@ static struct times no_grants(const struct ways *ways)
 	memfd = dup(buf.memfd);
 	buffer_unmap(&buf);
 
-	start = now();
+	start = begin();
 	buffer_close(&buf);
-	t.release = now() - start;
+	t.release = since(start);
 
 	close(memfd);
 	return t;
@@ -185,23 +258,23 @@ static struct times export(const struct ways *ways, uint32_t flags)
 	memcpy(&op->refs[0], ways->grants->refs,
 	       ways->pages * sizeof(op->refs[0]));
 
-	start = now();
+	start = begin();
 	if (ioctl(ways->gntdev, IOCTL_GNTDEV_DMABUF_EXP_FROM_REFS, op)) {
 		/* It must be contiguous then, and so much isn't there. */
 		if (!flags || errno != ENOMEM)
 			fail("EXP_FROM_REFS");
 		free(op);
-		return (struct times) { 0 };
+		return (struct times) { .map.time = 0 };
 	}
-	t.map = now() - start;
+	t.map = since(start);
 
 	wait.fd = op->fd;
-	start = now();
+	start = begin();
 	close(op->fd);
 	if (ioctl(ways->gntdev, IOCTL_GNTDEV_DMABUF_EXP_WAIT_RELEASED, &wait) &&
 	    errno != ENOENT)
 		fail("EXP_WAIT_RELEASED");
-	t.release = now() - start;
+	t.release = since(start);
 
 	free(op);
 	return t;
@@ -232,25 +305,39 @@ static struct times map_grant_ref(const struct ways *ways)
 	for (i = 0; i < ways->pages; i++)
 		(&op->refs[0])[i].ref = ways->grants->refs[i];
 
-	start = now();
+	start = begin();
 	if (ioctl(ways->gntdev, IOCTL_GNTDEV_MAP_GRANT_REF, op))
 		fail("MAP_GRANT_REF");
 	mem = mmap(NULL, ways->pages * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED,
 		   ways->gntdev, op->index);
 	if (mem == MAP_FAILED)
 		fail("mmap of gntdev");
-	t.map = now() - start;
+	t.map = since(start);
 
 	expect_theirs(mem, ways->pages);
 
 	unmap.index = op->index;
-	start = now();
+	start = begin();
 	if (munmap(mem, ways->pages * PAGE) ||
 	    ioctl(ways->gntdev, IOCTL_GNTDEV_UNMAP_GRANT_REF, &unmap))
 		fail("UNMAP_GRANT_REF");
-	t.release = now() - start;
+	t.release = since(start);
 
 	free(op);
+	return t;
+}
+
+/* What another CPU misses when nobody does anything. */
+static struct times idle(const struct ways *ways)
+{
+	struct timespec pause = { .tv_nsec = 100000000 };
+	struct times t = { .map.time = 0 };
+	uint64_t start;
+
+	(void)ways;
+	start = begin();
+	nanosleep(&pause, NULL);
+	t.release = since(start);
 	return t;
 }
 
@@ -264,9 +351,15 @@ static const struct {
 	{ "export", export_pages },
 	{ "export-dma", export_dma },
 	{ "mmap", map_grant_ref },
+	{ "idle", idle },
 };
 
 #define NR_WAYS		(sizeof(all_ways) / sizeof(all_ways[0]))
+
+static unsigned long long value(const struct span *span)
+{
+	return watched ? span->gap : span->time;
+}
 
 static void measure(struct ways *ways, unsigned int rounds, const char *only)
 {
@@ -291,23 +384,25 @@ static void measure(struct ways *ways, unsigned int rounds, const char *only)
 
 			if (only && strcmp(only, all_ways[way].name))
 				continue;
+			if (!watched && all_ways[way].measure == idle)
+				continue;
 			settle();
 			t = all_ways[way].measure(ways);
-			if (round < warm_up || !t.release)
+			if (round < warm_up || !t.release.time)
 				continue;
 			printf("%s %u %u %llu %llu\n", all_ways[way].name,
 			       ways->pages, round - warm_up + 1,
-			       (unsigned long long)t.map,
-			       (unsigned long long)t.release);
+			       value(&t.map), value(&t.release));
 			fflush(stdout);
 		}
 }
 
 static void help(const char *name)
 {
-	printf("usage: %s [-r ROUNDS] [-w WAY] PAGES...\n"
+	printf("usage: %s [-g] [-r ROUNDS] [-w WAY] PAGES...\n"
 	       "Measures the ways to map PAGES grants and to let go of them.\n"
 	       "Needs root in Dom0, gntalloc, udmabuf and the system heap.\n"
+	       "  -g         not the times, but for how long CPU 1 did nothing meanwhile\n"
 	       "  -r ROUNDS  how often, 15 if not given, 20 times that below 100 pages;\n"
 	       "             all ways take turns\n"
 	       "  -w WAY     only this one, named as in the output\n",
@@ -320,15 +415,18 @@ int main(int argc, char **argv)
 	struct grants grants;
 	struct ways ways = { .grants = &grants };
 	const char *only = NULL;
+	pthread_t watcher;
 	uint32_t most = 0;
 	int i, opt;
 
-	while ((opt = getopt(argc, argv, "hr:w:")) != -1) {
+	while ((opt = getopt(argc, argv, "ghr:w:")) != -1) {
 		if (opt == 'w')
 			only = optarg;
 		if (opt == 'r')
 			rounds = strtoul(optarg, NULL, 0);
-		if (opt == 'w' || (opt == 'r' && rounds))
+		if (opt == 'g')
+			watched = true;
+		if (opt == 'g' || opt == 'w' || (opt == 'r' && rounds))
 			continue;
 		help(argv[0]);
 		return opt == 'h' ? 0 : 2;
@@ -349,6 +447,12 @@ int main(int argc, char **argv)
 		fail("granting pages");
 	fill(grants.mem, most, THEIRS);
 
+	if (watched) {
+		pin(0);
+		check(-pthread_create(&watcher, NULL, watch, (void *)1),
+		      "pthread_create");
+		take_gap();
+	}
 	for (i = optind; i < argc; i++) {
 		ways.pages = strtoul(argv[i], NULL, 0);
 		measure(&ways, rounds, only);

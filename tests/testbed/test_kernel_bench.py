@@ -23,3 +23,11 @@ def test_table_has_ratios():
     assert "| empty | MAP_REFS_TO_BUF, udmabuf | EXP_FROM_REFS | – | 1.33 | – | – |" in lines
     assert "| empty | MAP_REFS_TO_BUF, udmabuf | MAP_GRANT_REF | – | 0.67 | – | – |" in lines
     assert "| empty | MAP_REFS_TO_BUF, udmabuf | – | 20.0 + 20.0 | – | – |" in kernel_bench.times(rows).splitlines()
+
+
+def test_the_gaps_of_another_cpu_are_medians_and_the_worst():
+    lines = kernel_bench.gaps("export 300 1 2000 7000\nexport 300 2 4000 9000\nidle 300 1 0 1500\n").splitlines()
+    assert lines[2:] == [
+        "| nobody does anything | 300 | 0, 0 | 2, 2 |",
+        "| EXP_FROM_REFS | 300 | 3, 4 | 8, 9 |",
+    ]

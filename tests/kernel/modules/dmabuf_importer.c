@@ -175,6 +175,16 @@ err_put:
 	return ret;
 }
 
+static void set_coherent(struct device *dev, bool coherent)
+{
+	/* A member until 6.18 at least. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 2, 0)
+	dev_assign_dma_coherent(dev, coherent);
+#else
+	dev->dma_coherent = coherent;
+#endif
+}
+
 static long import(struct importer *imp, struct dmabuf_importer_import __user *user)
 {
 	struct dmabuf_importer_import op;
@@ -188,7 +198,7 @@ static long import(struct importer *imp, struct dmabuf_importer_import __user *u
 		return -EINVAL;
 
 	imp->dir = op.direction - 1;
-	imp->pdev->dev.dma_coherent = op.coherent;
+	set_coherent(&imp->pdev->dev, op.coherent);
 	ret = attach(imp, op.fd);
 	if (ret)
 		return ret;
