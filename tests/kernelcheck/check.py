@@ -58,8 +58,10 @@ class Check:
 
     def __init__(self, line: str, tree: Path, options: argparse.Namespace) -> None:
         self.tree, self.options = tree, options
-        self.patches = series.patches_of(line, extra=True)
-        self.files = series.touched(self.patches)
+        self.patches = series.patches_of(line, extra=True, guest=True)
+        self.files = {}
+        for part in series.parts(self.patches):
+            self.files.update(dict.fromkeys(part, series.touched(part)))
         self.ignored = IGNORED if int(line.split(".")[0]) >= 7 else IGNORED_BEFORE_7
         self.sparse = compiling.has_sparse(tree) and not options.no_sparse
 
@@ -88,11 +90,11 @@ class Check:
         problems += unneeded(patch, self.tree)
         failed = apply(patch, self.tree)
         if not failed and re.search(r"^\+\+\+ b/(?!tools|Documentation).*\.[ch]$", patch.read_text(), re.M):
-            problems += compiling.compile_objects(self.tree, self.files, self.options.jobs, self.sparse)
-            count = len(compiling.objects(self.tree, self.files))
+            problems += compiling.compile_objects(self.tree, self.files[patch], self.options.jobs, self.sparse)
+            count = len(compiling.objects(self.tree, self.files[patch]))
             done.append(f"{count} objects with W=1" + (" and sparse" if self.sparse else ""))
         if not failed and patch == self.patches[-1]:
-            problems += compiling.compile_selftest(self.tree, self.files)
+            problems += compiling.compile_selftest(self.tree, series.touched(self.patches))
             done.append("selftest")
         return bool(failed), problems + failed, f"{', '.join(done)}; {time.monotonic() - start:.0f} s"
 
@@ -131,7 +133,7 @@ def check_tree(tree: Tree, options: argparse.Namespace) -> str:
             return f"FAIL {label}: {str(error).splitlines()[0]}"
     return (
         f"{'FAIL' if problems else 'ok  '} {label}: "
-        f"{len(series.patches_of(tree.line, extra=True))} patches, {problems} problem(s)"
+        f"{len(series.patches_of(tree.line, extra=True, guest=True))} patches, {problems} problem(s)"
     )
 
 
