@@ -59,6 +59,7 @@ def _check(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--line", action="append", help="only this line (may be repeated)")
     command.add_argument("--given", dest="given_only", action="store_true", help="only the given trees, not Debian's")
+    command.add_argument("--guest", dest="guest_only", action="store_true", help="only the patches of guest/")
     command.add_argument("--work", type=Path, default=cache.root(), help="folder for the copies (default: %(default)s)")
     command.add_argument(
         "--jobs", type=int, default=min(2, os.cpu_count() or 1), help="jobs of make (default: %(default)s)"

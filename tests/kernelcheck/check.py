@@ -53,12 +53,18 @@ def unneeded(patch: Path, tree: Path) -> list[str]:
     return [f"is not needed: {series.label(common)} makes the same changes and applies here"]
 
 
+def wanted_patches(line: str, options: argparse.Namespace) -> list[Path]:
+    """All patches of a line, or only the guest's."""
+    patches = series.patches_of(line, extra=True, guest=True)
+    return series.parts(patches)[1] if options.guest_only else patches
+
+
 class Check:
     """The patches of a line, one after the other, in a tree that may be changed."""
 
     def __init__(self, line: str, tree: Path, options: argparse.Namespace) -> None:
         self.tree, self.options = tree, options
-        self.patches = series.patches_of(line, extra=True, guest=True)
+        self.patches = wanted_patches(line, options)
         self.files = {}
         for part in series.parts(self.patches):
             self.files.update(dict.fromkeys(part, series.touched(part)))
@@ -133,7 +139,7 @@ def check_tree(tree: Tree, options: argparse.Namespace) -> str:
             return f"FAIL {label}: {str(error).splitlines()[0]}"
     return (
         f"{'FAIL' if problems else 'ok  '} {label}: "
-        f"{len(series.patches_of(tree.line, extra=True, guest=True))} patches, {problems} problem(s)"
+        f"{len(wanted_patches(tree.line, options))} patches, {problems} problem(s)"
     )
 
 
