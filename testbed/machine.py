@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import host, kernel, kernel_debug, rootfs, xen
+from . import host, kernel, kernel_debug, kernel_guest, rootfs, xen
 from .cache import say
 from .deadline import wait_until
 from .errors import LostVMError
@@ -30,7 +30,12 @@ def build() -> Images:
     """Build what is not cached."""
     _prepare()
     built = kernel.build()
-    return Images(xen=xen.build(), kernel=built / "Image", dom0=rootfs.build_dom0(built), domu=rootfs.build_domu(built))
+    return Images(
+        xen=xen.build(),
+        kernel=built / "Image",
+        dom0=rootfs.build_dom0(built, kernel_guest.build()),
+        domu=rootfs.build_domu(built),
+    )
 
 
 def _booted(machine: Qemu) -> bool:
@@ -45,7 +50,7 @@ def build_debug() -> Images:
     return Images(
         xen=xen.build(),
         kernel=debug / "Image",
-        dom0=rootfs.build_dom0(kernel_debug.dom0_parts(debug, plain)),
+        dom0=rootfs.build_dom0(kernel_debug.dom0_parts(debug, plain), kernel_guest.build()),
         domu=rootfs.build_domu(plain),
         xen_options=kernel_debug.XEN_OPTIONS,
         dom0_options=kernel_debug.DOM0_OPTIONS,

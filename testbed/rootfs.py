@@ -311,12 +311,16 @@ def _copy_root(packages: Path, folder: Path) -> Path:
     return folder / "root"
 
 
-def build_dom0(kernel: Path) -> Path:
-    """dom0.ext4: Xen's tools, Weston on GL, the backend with the layer's units and configuration."""
+def build_dom0(kernel: Path, guest_kernel: Path) -> Path:
+    """dom0.ext4: Xen's tools, Weston on GL, the backend with the layer's units and configuration.
+
+    ``kernel`` is also the DomUs'; ``guest_kernel`` is the other one that they can boot.
+    """
     packages = _bootstrap("dom0", BASE_PACKAGES + DOM0_PACKAGES)
     inputs = {
         "packages": packages.name,
         "kernel": kernel.name,
+        "guest kernel": guest_kernel.name,
         "pywayland": PYWAYLAND,
         "keys": keys.fingerprint(),
         "files": cache.digest(
@@ -344,6 +348,7 @@ def build_dom0(kernel: Path) -> Path:
         shutil.copy(layout.PROBE, root / "usr/lib/xen-dmabuf" / layout.PROBE.name)
         (root / layout.IMAGES).mkdir(parents=True)
         shutil.copy(kernel / "Image", root / layout.IMAGES / "domu-kernel")
+        shutil.copy(guest_kernel / "Image", root / layout.IMAGES / "domu-kernel-guest")
         (root / layout.IMAGES / "domu.ext4").symlink_to("/dev/vdb")
         _hostile_frontend(root)
         _python_bindings(root)

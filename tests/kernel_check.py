@@ -3,14 +3,15 @@
 """Keep the kernel patches in order: check them, carry them to another kernel, write them for the list.
 
 A kernel line ("6.12") has the patches of kernel-patches/common/ and of its own folder, sorted by
-name; a file of its own takes the place of a common one. Those of extra/ are checked after them.
+name; a file of its own takes the place of a common one. Those of extra/ and guest/ are checked
+after them.
 
 check    each patch on its own: description, checkpatch --strict, apply without fuzz, compile what the
          series touches with W=1 and sparse; then the selftest, and with NXP's kernel the board's
          device trees. Debian's sources are fetched; a tree of yours is copied and never changed.
 compare  what a line's own patches change otherwise than the common ones.
-rebase   apply a line's patches to another kernel, and write out those that had to be changed for it.
-list     the patches for upstream, renumbered, with the cover letter.
+rebase   apply a line's patches (not guest's) to another kernel, and write out those that had to be changed for it.
+list     the host's patches for upstream, renumbered, with the cover letter.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ def _check(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--line", action="append", help="only this line (may be repeated)")
     command.add_argument("--given", dest="given_only", action="store_true", help="only the given trees, not Debian's")
+    command.add_argument("--guest", dest="guest_only", action="store_true", help="only the patches of guest/")
     command.add_argument("--work", type=Path, default=cache.root(), help="folder for the copies (default: %(default)s)")
     command.add_argument(
         "--jobs", type=int, default=min(2, os.cpu_count() or 1), help="jobs of make (default: %(default)s)"

@@ -8,6 +8,7 @@ import dataclasses
 import errno
 import signal
 
+import pytest
 from frontend import Frontend
 from serving import serving, status_of
 from waiting import until
@@ -89,6 +90,28 @@ def test_edid(xen, weston):
             height = edid[59] | (edid[61] & 0xF0) << 4
             assert (width, height) == (1280, 720)
             assert await control.call(OP.OP_GET_EDID, 1, directory) == -errno.EINVAL
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("size", "warned", "edid"),
+    [
+        ((4095, 2047), False, 0),
+        ((3840, 2160), True, 0),
+        ((4096, 480), True, -errno.EOPNOTSUPP),
+    ],
+)
+def test_a_connector_for_which_linux_has_no_mode(xen, weston, caplog, size, warned, edid):
+    """In log and status; and where an EDID has no room for its size, the frontend has to take XenStore's."""
+
+    async def run():
+        async with serving(xen, weston.socket, size) as (worker, frontend):
+            (connector,) = status_of(worker)["connectors"]
+            assert ("4095x2047" in connector["warning"]) == warned
+            assert ("connector may stay black" in caplog.text) == warned
+            directory, _first = frontend.directory(8)
+            assert await frontend.connectors[0].call(OP.OP_GET_EDID, 32768, directory) == edid
 
     asyncio.run(run())
 

@@ -194,14 +194,18 @@ def test_packets_have_the_header_files_offsets():
     assert len(wire.pack_flip_event(0x12345, 1)) == 64
 
 
-@given(width=st.integers(1, 16384), height=st.integers(1, 16384), name=st.text(max_size=40))
+@given(width=st.integers(1, edid.LARGEST), height=st.integers(1, edid.LARGEST), name=st.text(max_size=40))
 def test_edid_is_valid(width, height, name):
     block = edid.build_edid(width, height, name)
     assert len(block) == 128 and sum(block) % 256 == 0
     assert block[8:10] == bytes(((24 << 2) | (5 >> 3), (5 & 7) << 5 | 14))  # "XEN"
-    assert block[56] | (block[58] & 0xF0) << 4 == min(width, 4095)
-    assert block[59] | (block[61] & 0xF0) << 4 == min(height, 4095)
+    assert block[56] | (block[58] & 0xF0) << 4 == width
+    assert block[59] | (block[61] & 0xF0) << 4 == height
     assert block[72:76] == bytes((0, 0, 0, 0xFC))
+
+
+def test_edid_has_room_for_12_bits():
+    assert edid.fits(4095, 4095) and not edid.fits(4096, 1) and not edid.fits(1, 4096)
 
 
 class Directory:

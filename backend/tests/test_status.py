@@ -55,9 +55,10 @@ CONNECTOR = ConnectorStatus(
     *(0, "id0", 640, 480, 7, False),
     **{"flips_requested": 9, "flips_shown": 5, "flips_not_shown": 3, "flips_open": 1},
     **{"events_dropped": 2, "requests_refused": 4, "flip_age": 16, "frame_age": 12_500},
+    warning="it has no mode",
 )
 BUFFER = BufferStatus(16, 640, 480, ("XR24",), 2560, 300, "map", "gbm", "first", 5)
-DEVICE = DeviceStatus((CONNECTOR, replace(CONNECTOR, index=1, flip_age=-1, frame_age=-1)), (BUFFER,))
+DEVICE = DeviceStatus((CONNECTOR, replace(CONNECTOR, index=1, flip_age=-1, frame_age=-1, warning="")), (BUFFER,))
 WORKER = WorkerStatus(
     *(7, True, "etnaviv", "as they are", 1, 0),
     **{"pixel_bytes_copied": 512, "pages_late": 6, "releasing_pages": 8, "restarts": 2},
@@ -177,6 +178,7 @@ def test_status_for_people(tmp_path):
         "9 flips, 5 shown, 3 not shown, 4 requests refused, 2 events dropped",
         "last flip 16 ms ago, last frame 12 s ago",
         "last flip never, last frame never",
+        "connector id0: it has no mode",
         "map (gbm), first",
         "512 bytes of pixels copied",
     ):
@@ -185,10 +187,10 @@ def test_status_for_people(tmp_path):
 
 def test_a_workers_words_bring_no_control_codes_to_a_terminal(tmp_path):
     evil = "\x1b]0;title\x07\n\x9b2J"
-    device = DeviceStatus((replace(CONNECTOR, name=evil),), (replace(BUFFER, why=evil, formats=(evil,)),))
+    device = DeviceStatus((replace(CONNECTOR, name=evil, warning=evil),), (replace(BUFFER, why=evil, formats=(evil,)),))
     status = status_of(tmp_path, replace(WORKER, caches=evil, driver=evil, devices={"0": device}))
     lines = list(status_lines(status))
-    assert len(lines) == 8 and all(line.isprintable() for line in lines)
+    assert len(lines) == 9 and all(line.isprintable() for line in lines)
     assert metrics_text(status).replace("\n", "").isprintable()
 
 

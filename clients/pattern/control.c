@@ -114,6 +114,15 @@ static bool execute(struct screens *screens, const char *command, FILE *stream)
 	} else if (!strcmp(command, "hold")) {
 		want(screens, 0);
 		return true;
+	} else if (!strcmp(command, "dirty")) {
+		screens_dirty(screens);
+		control_report(screens, stream);
+	} else if (sscanf(command, "dpms %u", &s) == 1) {
+		screens_dpms(screens, s);
+		control_report(screens, stream);
+	} else if (!strcmp(command, "set")) {
+		screens_set(screens);
+		control_report(screens, stream);
 	} else if (!strcmp(command, "run")) {
 		want(screens, UINT64_MAX);
 		control_report(screens, stream);

@@ -12,6 +12,8 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include <xf86drmMode.h>
+
 #define MAX_SCREENS 4
 #define BUFFERS 2
 
@@ -34,13 +36,14 @@ struct screen {
 	uint32_t connector;
 	uint32_t crtc;
 	uint8_t stream;
+	drmModeModeInfo mode;
 	struct buffer buffers[BUFFERS];
 	unsigned int front;	/* index of the buffer on the screen */
 	uint32_t frame;		/* number of the frame on the screen */
 	uint64_t flips;		/* page flips answered by the backend */
 	uint64_t wanted;	/* page flips still to be made; UINT64_MAX: for ever */
 	bool pending;		/* a page flip is under way */
-	int error;		/* errno of the last refused page flip, 0 if none */
+	int error;		/* errno of the last refused page flip or other request, 0 if none */
 };
 
 struct screens {
@@ -59,6 +62,9 @@ int screens_open(struct screens *screens, const char *device, uint32_t fourcc, u
 void screens_close(struct screens *screens);
 int screens_flip(struct screens *screens);
 int screens_events(struct screens *screens);
+int screens_dirty(struct screens *screens);
+int screens_dpms(struct screens *screens, unsigned int level);
+int screens_set(struct screens *screens);
 bool screens_idle(const struct screens *screens);
 
 /* grab.c: a text line "width height pitch fourcc", then the pixels of a CRTC's framebuffer */

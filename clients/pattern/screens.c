@@ -72,6 +72,15 @@ static uint32_t crtc_bit(const drmModeRes *resources, uint32_t crtc)
 	return 0;
 }
 
+static int screen_set(int fd, struct screen *screen)
+{
+	uint32_t framebuffer = screen->buffers[screen->front].framebuffer;
+
+	if (drmModeSetCrtc(fd, screen->crtc, framebuffer, 0, 0, &screen->connector, 1, &screen->mode))
+		return -errno;
+	return 0;
+}
+
 static int screen_start(int fd, struct screen *screen, const drmModeConnector *connector, uint32_t fourcc)
 {
 	drmModeModeInfo mode = connector->modes[0];
@@ -83,9 +92,8 @@ static int screen_start(int fd, struct screen *screen, const drmModeConnector *c
 			return error;
 	}
 	picture_draw(&screen->buffers[0].picture, screen->stream, 0);
-	if (drmModeSetCrtc(fd, screen->crtc, screen->buffers[0].framebuffer, 0, 0, &screen->connector, 1, &mode))
-		return -errno;
-	return 0;
+	screen->mode = mode;
+	return screen_set(fd, screen);
 }
 
 static int add_screen(struct screens *screens, const drmModeRes *resources, uint32_t id, uint32_t fourcc,
@@ -190,6 +198,67 @@ int screens_events(struct screens *screens)
 	};
 
 	return drmHandleEvent(screens->fd, &context) ? -errno : 0;
+}
+
+/* Report what was drawn into the visible buffer, without a flip. */
+int screens_dirty(struct screens *screens)
+{
+	int error = 0;
+
+	for (unsigned int s = 0; s < screens->count && !error; s++) {
+		struct screen *screen = &screens->screen[s];
+		struct buffer *buffer = &screen->buffers[screen->front];
+		drmModeClip clip = { .x2 = buffer->picture.width, .y2 = buffer->picture.height };
+
+		if (drmModeDirtyFB(screens->fd, buffer->framebuffer, &clip, 1))
+			error = -errno;
+		screen->error = -error;
+	}
+	return error;
+}
+
+static uint32_t find_property(int fd, uint32_t connector, const char *name)
+{
+	drmModeObjectProperties *all = drmModeObjectGetProperties(fd, connector, DRM_MODE_OBJECT_CONNECTOR);
+	uint32_t id = 0;
+
+	for (uint32_t i = 0; all && i < all->count_props && !id; i++) {
+		drmModePropertyRes *property = drmModeGetProperty(fd, all->props[i]);
+
+		if (property && !strcmp(property->name, name))
+			id = property->prop_id;
+		drmModeFreeProperty(property);
+	}
+	drmModeFreeObjectProperties(all);
+	return id;
+}
+
+/* Switch all screens off (DRM_MODE_DPMS_OFF) or on, with what they show kept. */
+int screens_dpms(struct screens *screens, unsigned int level)
+{
+	int error = 0;
+
+	for (unsigned int s = 0; s < screens->count && !error; s++) {
+		struct screen *screen = &screens->screen[s];
+		uint32_t property = find_property(screens->fd, screen->connector, "DPMS");
+
+		if (drmModeConnectorSetProperty(screens->fd, screen->connector, property, level))
+			error = -errno;
+		screen->error = -error;
+	}
+	return error;
+}
+
+/* Set the mode of all screens again, with what they show. */
+int screens_set(struct screens *screens)
+{
+	int error = 0;
+
+	for (unsigned int s = 0; s < screens->count && !error; s++) {
+		error = screen_set(screens->fd, &screens->screen[s]);
+		screens->screen[s].error = -error;
+	}
+	return error;
 }
 
 bool screens_idle(const struct screens *screens)

@@ -4,7 +4,8 @@
 What is the same in all lines lies in common/ once, what differs in a folder of
 the line ("6.12"); of two files with one name the line's counts. extra/ has the
 same two sorts of folders; its patches come last, and only where asked for.
-The layer, the testbed and tests/kernel_check.py all ask here.
+guest/ has the same two sorts of folders for the frontends of a DomU; they touch no file
+that the others touch. The layer, the testbed and tests/kernel_check.py all ask here.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 TOP = "kernel-patches"
 COMMON = "common"
 EXTRA = "extra"
+GUEST = "guest"
 
 
 def line_of(version: str | None) -> str:
@@ -49,24 +51,43 @@ def nearest(root: Root, version: str | None) -> str:
     return older[-1] if older else covered[0]
 
 
-def folders(root: Root, line: str, extra: bool = False) -> list[str]:
+def folders(root: Root, line: str, extra: bool = False, guest: str = "") -> list[str]:
     """Return where a line's patches lie, its own folder before the common one; some may not exist.
 
     :param extra: the folders of extra/ as well.
+    :param guest: the line whose folders of guest/ are returned as well, "" for none.
     """
-    parts = (TOP, os.path.join(TOP, EXTRA)) if extra else (TOP,)
-    return [os.path.join(root, part, name) for part in parts for name in (line, COMMON)]
+    return [os.path.join(root, part, name) for part, of in _parts(line, extra, guest) for name in (of, COMMON)]
 
 
-def patches(root: Root, line: str, extra: bool = False) -> list[str]:
+def patches(root: Root, line: str, extra: bool = False, guest: str = "") -> list[str]:
     """Return the paths of a line's patches in the order to apply them; none for an uncovered line.
 
-    :param extra: those of extra/ as well, after all others.
+    :param extra: those of extra/ as well, after the host's.
+    :param guest: the line whose patches of guest/ come last, "" for none.
     """
-    if line not in lines(root):
-        return []
-    found = _merged(os.path.join(root, TOP), line)
-    return found + _merged(os.path.join(root, TOP, EXTRA), line) if extra else found
+    covered = lines(root)
+    return [
+        path
+        for part, of in _parts(line, extra, guest)
+        if of in covered
+        for path in _merged(os.path.join(root, part), of)
+    ]
+
+
+def guest_patches(root: Root, line: str) -> list[str]:
+    """Return the paths of the guest's patches alone, in order; none for an uncovered line."""
+    return _merged(os.path.join(root, TOP, GUEST), line) if line in lines(root) else []
+
+
+def _parts(line: str, extra: bool, guest: str) -> list[tuple[str, str]]:
+    """Return the parts of kernel-patches/ that are wanted, in order, and the line that is wanted of each."""
+    wanted = [(TOP, line)]
+    if extra:
+        wanted.append((os.path.join(TOP, EXTRA), line))
+    if guest:
+        wanted.append((os.path.join(TOP, GUEST), guest))
+    return wanted
 
 
 def _merged(part: str, line: str) -> list[str]:
@@ -77,6 +98,16 @@ def _merged(part: str, line: str) -> list[str]:
             names = [name for name in os.listdir(folder) if name.endswith(".patch")]
             chosen.update({name: os.path.join(folder, name) for name in names})
     return [chosen[name] for name in sorted(chosen)]
+
+
+def guest_problem(root: Root, line: str) -> str | None:
+    """Return a sentence for a line of guest's patches that there are none for, None for "" or one that has."""
+    if not line or guest_patches(root, line):
+        return None
+    return (
+        f'XEN_DMABUF_GUEST_SERIES is "{line}", but kernel-patches/{GUEST}/ covers {", ".join(lines(root))}. '
+        'Set it to one of them, or to "" for a guest with the unpatched frontends.'
+    )
 
 
 def problem(root: Root, recipe: str, version: str | None, line: str) -> str | None:

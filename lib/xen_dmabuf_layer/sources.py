@@ -95,10 +95,11 @@ def kernel_uris(d: Store) -> str:
     return " ".join(f"file://{name}" for name in names)
 
 
-def _kernel(d: Store) -> tuple[str, str, bool]:
-    """Return the root, the line and whether extra patches are wanted, as kernelseries takes them."""
+def _kernel(d: Store) -> tuple[str, str, bool, str]:
+    """Return the root, the line, whether extra patches are wanted and the guest's line, as kernelseries takes them."""
     extra = d.getVar("XEN_DMABUF_KERNEL_EXTRA_PATCHES") == "1"
-    return d.getVar("XEN_DMABUF_ROOT"), d.getVar("XEN_DMABUF_KERNEL_SERIES"), extra
+    guest: str = d.getVar("XEN_DMABUF_GUEST_SERIES") or ""
+    return d.getVar("XEN_DMABUF_ROOT"), d.getVar("XEN_DMABUF_KERNEL_SERIES"), extra, guest
 
 
 def is_the_kernel(d: Store) -> bool:

@@ -152,6 +152,24 @@ class TestCheck:
         assert compiling.objects(tmp_path, files) == ["drivers/a.o"]
 
 
+class TestGuest:
+    @pytest.fixture(autouse=True)
+    def guest(self, top):
+        """A patch of the guest's series beside the two of the host's."""
+        patch = top / "guest/common/0301-guest.patch"
+        patch.parent.mkdir(parents=True)
+        patch.write_text(PATCH.replace("f.c", "g.c"))
+
+    @pytest.mark.parametrize(("only", "names"), [(True, ["0301"]), (False, ["0001", "0002", "0301"])])
+    def test_is_checked_after_the_host_s_or_alone(self, only, names):
+        found = check.wanted_patches("6.12", Namespace(guest_only=only))
+        assert [p.name[:4] for p in found] == names
+
+    def test_is_compiled_apart_from_the_host_s(self):
+        host, guest = series.parts(series.patches_of("6.12", guest=True))
+        assert (series.touched(host), series.touched(guest)) == (["f.c"], ["g.c"])
+
+
 class TestTrees:
     def options(self, *given, line=None, given_only=False):
         return Namespace(trees=list(given), line=line, given_only=given_only)

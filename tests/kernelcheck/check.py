@@ -53,13 +53,21 @@ def unneeded(patch: Path, tree: Path) -> list[str]:
     return [f"is not needed: {series.label(common)} makes the same changes and applies here"]
 
 
+def wanted_patches(line: str, options: argparse.Namespace) -> list[Path]:
+    """All patches of a line, or only the guest's."""
+    patches = series.patches_of(line, extra=True, guest=True)
+    return series.parts(patches)[1] if options.guest_only else patches
+
+
 class Check:
     """The patches of a line, one after the other, in a tree that may be changed."""
 
     def __init__(self, line: str, tree: Path, options: argparse.Namespace) -> None:
         self.tree, self.options = tree, options
-        self.patches = series.patches_of(line, extra=True)
-        self.files = series.touched(self.patches)
+        self.patches = wanted_patches(line, options)
+        self.files = {}
+        for part in series.parts(self.patches):
+            self.files.update(dict.fromkeys(part, series.touched(part)))
         self.ignored = IGNORED if int(line.split(".")[0]) >= 7 else IGNORED_BEFORE_7
         self.sparse = compiling.has_sparse(tree) and not options.no_sparse
 
@@ -88,11 +96,11 @@ class Check:
         problems += unneeded(patch, self.tree)
         failed = apply(patch, self.tree)
         if not failed and re.search(r"^\+\+\+ b/(?!tools|Documentation).*\.[ch]$", patch.read_text(), re.M):
-            problems += compiling.compile_objects(self.tree, self.files, self.options.jobs, self.sparse)
-            count = len(compiling.objects(self.tree, self.files))
+            problems += compiling.compile_objects(self.tree, self.files[patch], self.options.jobs, self.sparse)
+            count = len(compiling.objects(self.tree, self.files[patch]))
             done.append(f"{count} objects with W=1" + (" and sparse" if self.sparse else ""))
         if not failed and patch == self.patches[-1]:
-            problems += compiling.compile_selftest(self.tree, self.files)
+            problems += compiling.compile_selftest(self.tree, series.touched(self.patches))
             done.append("selftest")
         return bool(failed), problems + failed, f"{', '.join(done)}; {time.monotonic() - start:.0f} s"
 
@@ -131,7 +139,7 @@ def check_tree(tree: Tree, options: argparse.Namespace) -> str:
             return f"FAIL {label}: {str(error).splitlines()[0]}"
     return (
         f"{'FAIL' if problems else 'ok  '} {label}: "
-        f"{len(series.patches_of(tree.line, extra=True))} patches, {problems} problem(s)"
+        f"{len(wanted_patches(tree.line, options))} patches, {problems} problem(s)"
     )
 
 

@@ -12,7 +12,7 @@ from . import series
 
 def reference(patch: Path) -> Path | None:
     """What a line's own patch is compared with: the common one, else the one of the newest line."""
-    newest = {p.name: p for p in series.patches_of(series.lines()[-1], extra=True)}
+    newest = {p.name: p for p in series.patches_of(series.lines()[-1], extra=True, guest=True)}
     other = series.common_one(patch) or newest.get(patch.name)
     return other if other != patch else None
 
@@ -25,7 +25,7 @@ def difference(patch: Path, other: Path) -> list[str]:
 
 def missing() -> list[str]:
     """A sentence for each patch that one line has and another has not."""
-    names = {line: {p.name for p in series.patches_of(line, extra=True)} for line in series.lines()}
+    names = {line: {p.name for p in series.patches_of(line, extra=True, guest=True)} for line in series.lines()}
     every = set().union(*names.values())
     return [f"FAIL {name}: not in {line}" for line in names for name in sorted(every - names[line])]
 
@@ -33,7 +33,7 @@ def missing() -> list[str]:
 def compare(options: argparse.Namespace) -> int:
     """Print how much the lines' own patches differ; 1 if a line lacks a patch that another has."""
     for line in series.lines():
-        for patch in series.patches_of(line, extra=True):
+        for patch in series.patches_of(line, extra=True, guest=True):
             other = reference(patch)
             if patch.parent.name != line or not other:
                 continue

@@ -18,6 +18,12 @@ DEVICE_TREES = layout.LAYER / "dynamic-layers/freescale-layer/recipes-kernel/lin
 BOARDS = Path("arch/arm64/boot/dts/freescale")
 NXP_ONLY = BOARDS / "imx8qm-xen.dtsi"
 """The board's trees refer to nodes that only NXP's kernels have; this file tells these kernels."""
+GUEST = """
+CONFIG_INPUT=y
+CONFIG_INPUT_MISC=y
+CONFIG_INPUT_XEN_KBDDEV_FRONTEND=y
+CONFIG_DRM_FBDEV_EMULATION=y
+"""
 KUNIT = """
 CONFIG_64BIT=y
 CONFIG_ARM64_4K_PAGES=y
@@ -34,7 +40,8 @@ def configure(tree: Path) -> None:
 
     TestbedError: the tree can't be configured, for instance since it isn't complete.
     """
-    (tree / "check.config").write_text(layout.KERNEL_FRAGMENTS[0].read_text() + KUNIT)
+    fragments = "".join(fragment.read_text() for fragment in layout.KERNEL_FRAGMENTS)
+    (tree / "check.config").write_text(fragments + GUEST + KUNIT)
     for step in (["KCONFIG_ALLCONFIG=check.config", "allnoconfig"], ["-j2", "prepare"]):
         status, output = run([*MAKE, *step], tree)
         if status:

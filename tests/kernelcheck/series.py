@@ -20,12 +20,18 @@ def lines() -> list[str]:
     return kernelseries.lines(ROOT)
 
 
-def patches_of(line: str, extra: bool = False) -> list[Path]:
-    """The patches of a line in the order in which they are applied; extra: those of extra/ as well."""
-    found = kernelseries.patches(ROOT, line, extra)
+def patches_of(line: str, extra: bool = False, guest: bool = False) -> list[Path]:
+    """The patches of a line in the order in which they are applied; extra, guest: those of that folder as well."""
+    found = kernelseries.patches(ROOT, line, extra, line if guest else "")
     if not found:
         sys.exit(f"kernel_check: no patches for '{line}'; there are: {', '.join(lines())}")
     return [Path(path) for path in found]
+
+
+def parts(patches: list[Path]) -> list[list[Path]]:
+    """The host's patches and the guest's: neither touches what the other does."""
+    guest = [patch for patch in patches if patch.parent.parent.name == kernelseries.GUEST]
+    return [[patch for patch in patches if patch not in guest], guest]
 
 
 def common_one(patch: Path) -> Path | None:

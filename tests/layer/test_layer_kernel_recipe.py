@@ -58,24 +58,30 @@ def found(recipe):
 
 @pytest.mark.parametrize("line", kernelseries.lines(ROOT))
 def test_a_kernel_gets_the_patches_of_its_line(parse, line):
-    assert found(parse(f"{line}.9")) == kernelseries.patches(str(ROOT), line)
+    assert found(parse(f"{line}.9")) == kernelseries.patches(str(ROOT), line, guest=line)
 
 
 def test_a_version_from_a_later_append_counts(parse):
     """Names and folders of different lines once gave a kernel another line's files."""
     recipe = parse("6.18.9", 'LINUX_VERSION = "6.12.4"')
+    assert found(recipe) == kernelseries.patches(str(ROOT), "6.12", guest="6.12")
+
+
+def test_a_guest_may_have_the_unpatched_frontends(parse):
+    recipe = parse("6.12.4", 'XEN_DMABUF_GUEST_SERIES = ""')
     assert found(recipe) == kernelseries.patches(str(ROOT), "6.12")
+    assert "kernel-patches/guest" not in recipe["FILESEXTRAPATHS"]
 
 
 @pytest.mark.parametrize(("value", "extra"), [("1", True), ("0", False), ("", False)])
 def test_extra_patches_are_applied_when_asked_for(parse, value, extra):
     recipe = parse("6.12.4", f'XEN_DMABUF_KERNEL_EXTRA_PATCHES = "{value}"')
-    assert found(recipe) == kernelseries.patches(str(ROOT), "6.12", extra)
+    assert found(recipe) == kernelseries.patches(str(ROOT), "6.12", extra, "6.12")
     assert ("/extra/" in recipe["FILESEXTRAPATHS"]) == extra
 
 
 def test_a_new_file_in_a_folder_of_patches_is_noticed(parse):
     """bitbake parses a recipe again when one of these has changed."""
     watched = str(parse("6.12.4")["__depends"])
-    for folder in kernelseries.folders(str(ROOT), "6.12"):
+    for folder in kernelseries.folders(str(ROOT), "6.12", guest="6.12"):
         assert folder in watched

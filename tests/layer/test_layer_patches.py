@@ -20,7 +20,7 @@ def test_there_are_patches():
 
 
 def test_every_patch_is_applied_to_some_line():
-    used = {path for line in kernelseries.lines(ROOT) for path in kernelseries.patches(ROOT, line, True)}
+    used = {path for line in kernelseries.lines(ROOT) for path in kernelseries.patches(ROOT, line, True, line)}
     assert set(map(str, PATCHES)) == used
 
 
@@ -46,6 +46,6 @@ class TestPatch:
 @pytest.mark.parametrize("line", kernelseries.lines(ROOT))
 def test_a_number_stands_for_one_patch(line):
     """A patch that was renamed in common/ only would be applied twice; SRC_URI tells them apart by their names."""
-    numbers = [Path(p).name[:4] for p in kernelseries.patches(ROOT, line, extra=True)]
+    numbers = [Path(p).name[:4] for p in kernelseries.patches(ROOT, line, True, line)]
     assert all(n.isdigit() for n in numbers)
     assert sorted(numbers) == sorted(set(numbers))

@@ -136,6 +136,8 @@ class TestKernelSeries:
             "extra/common/0000-x",
             "extra/common/0005-y",
             "extra/6.6/0005-y",
+            "guest/common/0006-z",
+            "guest/6.6/0007-g",
         )
         for name in files:
             path = tmp_path / "kernel-patches" / f"{name}.patch"
@@ -167,12 +169,28 @@ class TestKernelSeries:
         last = [f"{extra}/common/0000-x.patch", f"{extra}/{folder}/0005-y.patch"]
         assert found == kernelseries.patches(root, line) + last
 
+    @pytest.mark.parametrize(
+        ("guest", "files"),
+        [("6.6", ["common/0006-z", "6.6/0007-g"]), ("6.12", ["common/0006-z"]), ("", []), ("5.15", [])],
+    )
+    def test_the_guest_s_patches_come_last_and_of_their_own_line(self, root, guest, files):
+        found = kernelseries.patches(root, "6.12", True, guest)
+        last = [f"{root}/kernel-patches/guest/{name}.patch" for name in files]
+        assert found == kernelseries.patches(root, "6.12", True) + last
+        assert kernelseries.guest_patches(root, guest) == last
+
+    @pytest.mark.parametrize(("line", "answer"), [("6.6", None), ("", None), ("5.15", "6.6, 6.12")])
+    def test_a_line_without_guest_s_patches_is_named(self, root, line, answer):
+        problem = kernelseries.guest_problem(root, line)
+        assert answer in problem and f'"{line}"' in problem if answer else problem is None
+
+    @pytest.mark.parametrize("guest", ["", "6.6", "6.12"])
     @pytest.mark.parametrize("extra", [False, True])
     @pytest.mark.parametrize("line", ["6.6", "6.12"])
-    def test_bitbake_finds_each_patch_by_its_name(self, root, line, extra):
+    def test_bitbake_finds_each_patch_by_its_name(self, root, line, extra, guest):
         """It takes the first file of that name in the folders of FILESEXTRAPATHS."""
-        folders = kernelseries.folders(root, line, extra)
-        for path in kernelseries.patches(root, line, extra):
+        folders = kernelseries.folders(root, line, extra, guest)
+        for path in kernelseries.patches(root, line, extra, guest):
             names = [os.path.join(folder, os.path.basename(path)) for folder in folders]
             assert next(filter(os.path.exists, names)) == path
 

@@ -245,7 +245,7 @@ def _packet(chance: random.Random) -> bytes:
 def packets(chance: random.Random) -> int:
     """An input is a packet; what it says is checked as the worker checks it."""
     quota = Quota(width=chance.choice((1, 640, 8192, 16384)), height=chance.choice((1, 480, 8192)))
-    size = chance.randrange(1, 1 << 16), chance.randrange(1, 1 << 16)
+    size = chance.randrange(1, edid.LARGEST + 1), chance.randrange(1, edid.LARGEST + 1)
     name = "".join(chr(chance.choice((65, 95, 0x7F, 0xE9, 0x4E2D, 0x1F600))) for _ in range(chance.randrange(33)))
     block = edid.build_edid(*size, name)
     check(len(block) == 128 and sum(block) % 256 == 0, "no EDID", block)

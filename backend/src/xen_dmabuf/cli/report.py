@@ -56,6 +56,8 @@ def _device_lines(device: dict[str, Any]) -> Iterator[str]:
             f" {connector['events_dropped']} events dropped;"
             f" last flip {_age(connector['flip_age'])}, last frame {_age(connector['frame_age'])}"
         )
+        if connector["warning"]:
+            yield f"    connector {connector['name']}: {connector['warning']}"
     for buffer in device.get("buffers", ()):
         yield (
             f"    buffer {buffer['cookie']:#x} {buffer['width']}x{buffer['height']}"

@@ -5,6 +5,14 @@ from __future__ import annotations
 
 import struct
 
+LARGEST = 4095
+"""Pixels each way that a detailed timing has room for."""
+
+
+def fits(width: int, height: int) -> bool:
+    """Whether an EDID can say this size."""
+    return max(width, height) <= LARGEST
+
 
 def _detailed_timing(width: int, height: int) -> bytes:
     """One 18-byte descriptor for width x height at 60 Hz with reduced-blanking-like porches."""
@@ -42,10 +50,9 @@ def _text_descriptor(tag: int, text: str) -> bytes:
 def build_edid(width: int, height: int, name: str) -> bytes:
     """An EDID 1.4 base block (128 bytes) whose only mode is ``width`` x ``height``.
 
-    Widths and heights above 4095 don't fit a detailed timing and are cut to it. Vendor "XEN";
-    physical size assumes 96 dots per inch. Source: VESA E-EDID release A, revision 2.
+    Both must fit. Of a size whose pixel clock doesn't fit, 655.35 MHz, the refresh rate is lower than
+    60 Hz. Vendor "XEN"; physical size assumes 96 dots per inch. Source: VESA E-EDID release A, revision 2.
     """
-    width, height = min(width, 4095), min(height, 4095)
     vendor = (ord("X") - 64) << 10 | (ord("E") - 64) << 5 | (ord("N") - 64)
     block = bytes((0, 255, 255, 255, 255, 255, 255, 0))
     block += struct.pack(">H", vendor) + struct.pack("<HIBB", 1, 1, 0, 30) + bytes((1, 4))

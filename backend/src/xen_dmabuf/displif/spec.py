@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from ..codec import number, text
 
 _U32 = 0xFFFFFFFF
+_PLAIN = 4095, 2047
+"""The largest width and height that an unpatched drm_xen_front gives a mode (xen_drm_front_kms.c)."""
 
 
 @dataclass(frozen=True)
@@ -22,3 +24,13 @@ class ConnectorSpec:
     req_port: int = number(low=1, high=_U32)
     evt_ref: int = number(low=1, high=_U32)
     evt_port: int = number(low=1, high=_U32)
+
+    @property
+    def warning(self) -> str:
+        """Why this connector may stay black, "" if there is no reason: which frontend it is can't be seen."""
+        if self.width <= _PLAIN[0] and self.height <= _PLAIN[1]:
+            return ""
+        return (
+            f"{self.width}x{self.height} is more than {_PLAIN[0]}x{_PLAIN[1]}: Linux gives this connector no mode"
+            " unless the guest's kernel has the patches of kernel-patches/guest"
+        )

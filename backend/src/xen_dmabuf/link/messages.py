@@ -130,7 +130,7 @@ class Disconnected(Message):
 
 @dataclass(frozen=True)
 class ConnectorStatus(Message):
-    """Counters since the frontend connected; ages in milliseconds, -1: never."""
+    """Counters since the frontend connected; ages in milliseconds, -1: never; ``warning``: why it may stay black."""
 
     index: int
     name: str
@@ -147,6 +147,7 @@ class ConnectorStatus(Message):
     protocol_errors: int = 0
     flip_age: int = number(-1, low=-1)
     frame_age: int = number(-1, low=-1)
+    warning: str = text("", longest=REASON)
 
 
 @dataclass(frozen=True)

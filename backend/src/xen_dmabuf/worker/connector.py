@@ -142,6 +142,8 @@ class Connector:
         self._last_flip = self._requests.answered
         self._save()
         self._describe()
+        if self.spec.warning and self._quiet.allow(self._loop.time()):
+            log.warning("connector may stay black", extra=fields(**self._fields, reason=self.spec.warning))
 
     def adopt(self, stored: StoredConnector) -> None:
         """Go on where another process ended; OSError or StateError leaves nothing behind."""
@@ -310,6 +312,12 @@ class Connector:
     async def _get_edid(self, request: wire.GetEdid) -> int:
         if request.buffer_sz < wire.EDID_MAX_SIZE:
             raise RequestError(errno.EINVAL, "buffer_sz", request.buffer_sz, f"at least {wire.EDID_MAX_SIZE}")
+        if not edid.fits(self.spec.width, self.spec.height):
+            # the frontend takes what XenStore says, which an EDID would overrule
+            size = f"{self.spec.width}x{self.spec.height}"
+            raise RequestError(
+                errno.EOPNOTSUPP, "resolution", size, f"at most {edid.LARGEST} pixels each way in an EDID"
+            )
         block = edid.build_edid(self.spec.width, self.spec.height, self.spec.name)
         refs = directory.read_directory(self._grants.read_page, request.gref_directory, 1)
         mapping = self._grants.map(refs, writable=True)
@@ -471,6 +479,7 @@ class Connector:
             flips_open=len(self._open),
             flip_age=self._age(self._flip_time),
             frame_age=self._age(self._frame_time),
+            warning=self.spec.warning,
             **vars(self.counters),
         )
 

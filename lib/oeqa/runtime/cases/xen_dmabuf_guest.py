@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: MIT
+"""What the guest's kernel series makes better; each case fails with the frontends of the plain kernel."""
+
+from oeqa.runtime.xen_dmabuf.case import SHOWN_SECONDS, XenDmabufCase
+from oeqa.runtime.xen_dmabuf.dom0 import poll
+
+# where Dom0 has two kernels for DomUs, this is the one with the series
+KERNEL = "/var/lib/xen/images/domu-kernel-guest"
+CONNECTOR = "/sys/class/drm/card0-Virtual-1"
+# the frontend waits for three seconds for an answer
+SILENCE_SECONDS = 30
+GREY = 0x40
+
+
+class XenDmabufGuestTest(XenDmabufCase):
+    def guest(self, **arguments):
+        """A DomU with the patched frontends, started with creation()'s arguments; its shell answers."""
+        if self.tc.td.get("XEN_DMABUF_GUEST_SERIES") == "":
+            self.skipTest('XEN_DMABUF_GUEST_SERIES is "": the frontends are the plain ones')
+        if self.dom0.try_run(f"test -e {KERNEL}")[0] == 0:
+            arguments["kernel"] = f'"{KERNEL}"'
+        domu = self.domu("xen-dmabuf-guest", stream=6)
+        domu.create(**arguments)
+        domu.wait_for_shell()
+        return domu
+
+    def assert_connected(self, domu):
+        """The connector is there, with its mode."""
+        self.assertEqual(domu.run(f"cat {CONNECTOR}/status"), "connected")
+        self.assertIn("640x480", domu.run(f"cat {CONNECTOR}/modes"))
+
+    def test_what_is_drawn_without_a_flip_is_shown_by_one(self):
+        domu = self.guest()
+        domu.wait_for_pattern()
+        (screen,) = domu.screens()
+        self.assert_shown(domu, screen)
+        before = domu.flips("flips_requested")
+        domu.send("poke 0 100 100 ff8040")
+        (screen,) = domu.screens("dirty")
+        self.assertEqual(screen["error"], 0, "DIRTYFB")
+
+        def poked(expected):
+            row = bytearray(expected[100])
+            row[300:303] = bytes((0xFF, 0x80, 0x40))
+            return [*expected[:100], bytes(row), *expected[101:]]
+
+        self.assert_shown(domu, screen, poked)
+        self.assertEqual(domu.flips("flips_requested") - before, 1, "flips for one report of damage")
+
+    def test_a_screen_that_was_off_comes_back(self):
+        """Planes are committed before the display is enabled: that is no flip."""
+        domu = self.guest()
+        domu.wait_for_pattern()
+        for level, name in ((3, "off"), (0, "on")):
+            (screen,) = domu.screens(f"dpms {level}")
+            self.assertEqual(screen["error"], 0, f"DPMS {name}")
+            self.assert_connected(domu)
+        self.assert_flips(domu)
+        self.assertEqual(domu.flips("requests_refused"), 0)
+
+    def test_a_connector_outlives_a_backend_that_does_not_answer(self):
+        domu = self.guest()
+        domu.wait_for_pattern()
+        worker = domu.worker()
+        self.dom0.run(f"kill -STOP {worker}")
+        try:
+            domu.screens("flip 1", SILENCE_SECONDS)
+        finally:
+            self.dom0.run(f"kill -CONT {worker}")
+        self.assertIn("Failed to send page flip request", domu.run("dmesg"))
+        self.assert_connected(domu)
+        self.assert_flips(domu, 3)
+
+    def test_a_connector_of_3840x2160_has_its_mode(self):
+        domu = self.guest(size="3840x2160", memory="320")
+        self.assertIn("3840x2160", domu.run(f"cat {CONNECTOR}/modes"))
+        domu.wait_for_pattern()
+        screen = self.dom0.screenshot()
+        if len(screen) >= 2160 and len(screen[0]) >= 3 * 3840:
+            self.assert_flips(domu)
+        (shown,) = domu.screens("flip 2", 120)
+        self.assertEqual((shown["width"], shown["height"], shown["error"]), (3840, 2160, 0))
+        poll(lambda: domu.flips("flips_shown", "flips_not_shown") >= 2, SHOWN_SECONDS, "flips answered")
+
+    def test_an_absurd_size_is_told(self):
+        """By the frontend, before the backend refuses it."""
+        domu = self.guest(size="id0:9000x640", options=None)
+        poll(lambda: "can't show 9000x640" in domu.run("dmesg"), SHOWN_SECONDS, "the frontend's warning")
+
+    def test_the_edid_is_the_backend_s(self):
+        domu = self.guest()
+        edid = bytes.fromhex(domu.run(f"od -An -v -tx1 {CONNECTOR}/edid").replace("\n", " "))
+        self.assertEqual((len(edid), sum(edid) % 256), (128, 0), "the EDID's size and sum")
+        self.assertEqual(edid[8:10], bytes((0x60, 0xAE)), "the vendor XEN")
+        self.assertIn(b"id0", edid)
+        node = f"/local/domain/{domu.domid}/device/vdispl/0/version"
+        self.assertEqual(self.dom0.run(f"xenstore-read {node}").strip(), "2")
+        self.assert_connected(domu)
+
+    def test_the_console_is_shown(self):
+        domu = self.guest(options=None)
+        if domu.try_run("zcat /proc/config.gz | grep -q ^CONFIG_DRM_FBDEV_EMULATION=y")[0]:
+            self.skipTest("the DomU's kernel has no fbdev emulation: CONFIG_DRM_FBDEV_EMULATION")
+        self.assertIn("xendrm", domu.run("cat /proc/fb"))
+        domu.run(f"tr '\\0' '\\{GREY:03o}' < /dev/zero | head -c {640 * 480 * 4} > /dev/fb0")
+        grey = bytes((GREY,)) * 3 * 640
+
+        def shown():
+            return sum(grey in row for row in self.dom0.screenshot()) > 400
+
+        poll(shown, SHOWN_SECONDS, "what was written to /dev/fb0 on Dom0's screen")
+        domu.resume_pattern()
+        domu.wait_for_pattern()
+        self.assert_flips(domu)
