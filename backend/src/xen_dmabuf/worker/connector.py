@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from .. import limits
 from ..displif import directory, edid, geometry, wire
-from ..displif.ring import EventPage, RequestRing, RingError
+from ..displif.ring import FlipEvents, RequestRing, RingError
 from ..displif.spec import ConnectorSpec
 from ..errors import ConnectionLost, RequestError
 from ..link.messages import ConnectorStatus
@@ -132,7 +132,7 @@ class Connector:
         try:
             self._requests = RequestRing(self._page(self.spec.req_ref))
             self._stack.callback(self._requests.close)
-            self._events = EventPage(self._page(self.spec.evt_ref))
+            self._events = FlipEvents(self._page(self.spec.evt_ref))
             self._stack.callback(self._events.close)
             self.req_port = self._bind(self.spec.req_port, self._wake.set)
             self.evt_port = self._bind(self.spec.evt_port, lambda: None)
@@ -159,7 +159,7 @@ class Connector:
         try:
             self._requests = RequestRing(self._page(self.spec.req_ref), answered)
             self._stack.callback(self._requests.close)
-            self._events = EventPage(self._page(self.spec.evt_ref), (in_prod, event_id))
+            self._events = FlipEvents(self._page(self.spec.evt_ref), (in_prod, event_id))
             self._stack.callback(self._events.close)
             for port, callback in (
                 (stored.req_port, self._wake.set),
