@@ -298,7 +298,7 @@ def test_each_change_is_an_event(tmp_path):
                 await until(lambda: not there.supervisor._dirty, "a step")
                 there.child.on_lost()
                 assert await asyncio.to_thread(upto, "worker-gone") == [asdict(Event("worker-gone", 3, "domu"))]
-                held = Held(0, there.supervisor._domains[3].devices[0]._specs)
+                held = Held(0, there.supervisor._domains[3].devices[0]._published)
                 there.child.say(Hello(3, Config(), (held,)))  # one that goes on
                 assert (await asyncio.to_thread(stream.next, 10))["event"] == "worker"
                 there.child.on_lost()

@@ -53,10 +53,11 @@ class EventPage:
         """How many events can be written now; RingError if the frontend's index can't be true."""
         consumed = self._index[0]
         waiting = (self._in_prod - consumed) & _MASK
+        if waiting > self._slots:
+            raise RingError(f"in_cons={consumed}: {waiting} events unread, the page has {self._slots} slots")
         room = self._slots if consumed <= self._in_prod else self._slots_at_wrap
-        if waiting > room:
-            raise RingError(f"in_cons={consumed}: {waiting} events unread, room is for {room}")
-        return room - waiting
+        before_wrap = (1 << 32) - self._in_prod
+        return max(0, min(room - waiting, before_wrap))
 
     def write(self, packet: bytes) -> None:
         """Write the next event, which publish() makes known; RingError if there is no room for it."""

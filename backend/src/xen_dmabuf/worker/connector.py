@@ -419,6 +419,7 @@ class Connector:
                 self._scene.display.scale,
                 self._scene.display.hidden_flips_per_second,
             )
+            compositor.seats.add(self.window, self._scene.inputs.at(self.spec.name))
         self.window.present(
             image,
             configuration.crop,
@@ -440,6 +441,8 @@ class Connector:
         """Unmap the window; flips still open are answered as not shown."""
         window, self.window = self.window, None
         if window:
+            if self._scene.compositor:
+                self._scene.compositor.seats.remove(window)
             window.destroy()
         if answer:
             for flip in list(self._open):

@@ -23,7 +23,7 @@ try:
     import pywayland.protocol as _package
     from pywayland import ffi
     from pywayland.client import Display
-    from pywayland.protocol.wayland import WlCompositor, WlRegistry, WlShm
+    from pywayland.protocol.wayland import WlCompositor, WlKeyboard, WlPointer, WlRegistry, WlSeat, WlShm, WlTouch
 except ImportError as _error:
     raise UserError(
         f"pywayland is needed to talk to the compositor: {_error.__context__ or _error};"
@@ -53,15 +53,31 @@ except ImportError as _error:
 Proxy = Any
 """An object in the compositor: pywayland makes what it can do when it runs, out of generated modules."""
 
+
+def forgive_dead_objects(*interfaces: Proxy) -> None:
+    """libwayland passes NULL in place of an object that this side has destroyed already. pywayland takes
+    that for an error and loses the event; from now on these interfaces' handlers get None."""
+    for interface in interfaces:
+        for event in interface.events:
+            for argument in event.arguments:
+                if argument.interface is not None:
+                    argument.nullable = True
+
+
 __all__ = [
     "Display",
     "Proxy",
     "WlCompositor",
+    "WlKeyboard",
+    "WlPointer",
     "WlRegistry",
+    "WlSeat",
     "WlShm",
+    "WlTouch",
     "WpViewporter",
     "XdgToplevel",
     "XdgWmBase",
     "ZwpLinuxDmabufV1",
     "ffi",
+    "forgive_dead_objects",
 ]
