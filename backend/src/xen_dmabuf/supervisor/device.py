@@ -103,6 +103,10 @@ class Device:
     def _disconnect_message(self) -> Message:
         raise NotImplementedError
 
+    def _moved_on(self) -> bool:
+        """Whether the frontend did something since fail()."""
+        return self.front != self._failed_front
+
     def _renew(self) -> None:
         """The frontend published something else than what the worker holds."""
         raise NotImplementedError
@@ -125,8 +129,8 @@ class Device:
     def _view(self) -> View:
         self.back = self._state()
         self.front = read_state(self._store, self.front_watch)
-        if self.front != self._failed_front:
-            self._failed = ""  # the frontend moved on: another try is its right
+        if self._failed and self._moved_on():
+            self._failed = ""  # another try is its right
         online = self._store.read(f"{self.path}/online") != "0" and not self.domain_gone
         reason = self._refusal() if self.back is not None and online else ""
         lacking = "" if reason or not online else self._lacking()

@@ -127,8 +127,13 @@ def decide_input(view: View) -> Action:
         return Action.NOTHING
     if view.back is None:
         return Action.FORGET
-    if gone or view.refused or view.front in (State.CLOSING, State.CLOSED):
+    if gone or view.refused or view.front == State.CLOSING:
         return _towards_closed(view.back)
+    if view.front == State.CLOSED and view.back == State.CONNECTED:
+        return Action.SAY_CLOSING
+    if view.front == State.CLOSED and view.back == State.CLOSING:
+        return Action.SAY_CLOSED
+    # also for one that is closed: a driver that comes back closes at once if it finds Closed
     if view.back not in (State.INIT_WAIT, State.CONNECTED):
         return Action.SAY_INIT_WAIT
     return Action.CONNECT if published else Action.NOTHING

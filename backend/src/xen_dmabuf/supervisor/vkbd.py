@@ -43,6 +43,7 @@ class VKbd(Device):
     ) -> None:
         self._alone = alone
         self._features: InputFeatures | None = None
+        self._failed_texts: tuple[str | None, ...] = ()
         super().__init__(store, own, domid, number, name, child, again, stuck)
 
     def _decide(self, view: View) -> Action:
@@ -74,6 +75,17 @@ class VKbd(Device):
         except RequestError:
             return False
         return published is None or published == held
+
+    def _texts(self) -> tuple[str | None, ...]:
+        return tuple(self._store.read(f"{self.frontend}/{node}") for node in ("page-gref", "event-channel"))
+
+    def fail(self, reason: str) -> None:
+        super().fail(reason)
+        self._failed_texts = self._texts()
+
+    def _moved_on(self) -> bool:
+        """Its states follow ours, so they mean nothing: it must have published something else."""
+        return self._texts() != self._failed_texts
 
     def _connect_message(self, published: Any) -> Message:
         return ConnectInput(self.number, published)

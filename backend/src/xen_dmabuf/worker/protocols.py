@@ -61,7 +61,7 @@ def forgive_dead_objects(*interfaces: Proxy) -> None:
         for event in interface.events:
             for argument in event.arguments:
                 if argument.interface is not None:
-                    argument.nullable = True
+                    object.__setattr__(argument, "nullable", True)  # it is frozen
 
 
 __all__ = [
