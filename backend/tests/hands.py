@@ -11,6 +11,7 @@ import shutil
 import struct
 import subprocess
 import tempfile
+from pathlib import Path
 
 import pytest
 from fakes import FakeXen, Weston
@@ -36,7 +37,7 @@ class Desk(Weston):
     def start(self) -> None:
         reading, writing = os.pipe()
         self._x = subprocess.Popen(
-            ["Xvfb", "-displayfd", str(writing), "-nolisten", "tcp", "-screen", "0", f"{2 * WIDTH}x{HEIGHT}x24"],
+            ["Xvfb", "-r", "-displayfd", str(writing), "-nolisten", "tcp", "-screen", "0", f"{2 * WIDTH}x{HEIGHT}x24"],
             pass_fds=(writing,),
             stderr=subprocess.DEVNULL,
         )
@@ -72,7 +73,9 @@ class Desk(Weston):
             self.do("windowmove", "--sync", screen, str(number * WIDTH), "0")
 
     def _find_screens(self) -> bool:
-        names = {self._ask("getwindowname", window).strip(): window for window in self._ask("search", "--name", ".*").split()}
+        names = {
+            self._ask("getwindowname", window).strip(): window for window in self._ask("search", "--name", ".*").split()
+        }
         self._screens = [window for number in (0, 1) for name, window in names.items() if name.endswith(f"X{number}")]
         return len(self._screens) == 2
 
@@ -104,13 +107,12 @@ class Desk(Weston):
 
 
 @contextlib.contextmanager
-def desk(directory=None):
+def desk():
+    """A Desk that is started, for as long as the context is open."""
     for program in ("Xvfb", "xdotool", "weston"):
         if not shutil.which(program):
             pytest.skip(f"LOUD: {program} is not installed; input is NOT tested with a compositor")
     with tempfile.TemporaryDirectory() as folder:
-        from pathlib import Path
-
         made = Desk(Path(folder))
         try:
             made.start()
@@ -135,7 +137,6 @@ class Guest:
         self.clicks = 0
         self.motion = [0, 0]
         self.touches: list[tuple[int, ...]] = []
-        self.last_codes: list[int] = []
         self.asleep = False
 
     def close(self) -> None:

@@ -27,6 +27,7 @@ from handshake_fakes import (
     running,
     toolstack_creates,
 )
+from kbdfront import Kbdfront, toolstack_adds_input
 from waiting import until
 
 import xen_dmabuf
@@ -38,10 +39,13 @@ from xen_dmabuf.errors import UserError
 from xen_dmabuf.link.messages import (
     AskStatus,
     BufferStatus,
+    ConnectInput,
     ConnectorStatus,
     DeviceStatus,
     Held,
     Hello,
+    InputConnected,
+    InputStatus,
     Report,
     WorkerStatus,
 )
@@ -58,11 +62,18 @@ CONNECTOR = ConnectorStatus(
 )
 BUFFER = BufferStatus(16, 640, 480, ("XR24",), 2560, 300, "map", "gbm", "first", 5)
 DEVICE = DeviceStatus((CONNECTOR, replace(CONNECTOR, index=1, flip_age=-1, frame_age=-1)), (BUFFER,))
+INPUT = InputStatus("id0", "id0", "", 1, 0, 21, 22, 23, 24, 25)
 WORKER = WorkerStatus(
     *(7, True, "etnaviv", "as they are", 1, 0),
     **{"pixel_bytes_copied": 512, "pages_late": 6, "releasing_pages": 8, "restarts": 2},
     devices={"0": DEVICE},
+    inputs={"0": INPUT},
 )
+
+
+def _is_up(supervisor) -> bool:
+    device = supervisor._domains[3].inputs.get(0)
+    return device is not None and (device.back, device.front) == (4, 4)
 
 
 def plain(value: object) -> object:
@@ -75,6 +86,7 @@ async def served(tmp_path, worker: WorkerStatus = WORKER):
     """A supervisor with a connected domain whose worker reports ``worker``, and its control socket."""
     store = FakeStore()
     FakeChild.answers[AskStatus] = lambda _: Report(worker)
+    FakeChild.answers[ConnectInput] = lambda asked: InputConnected(asked.device)
     path = str(tmp_path / "control.sock")
     async with running(store) as supervisor:
         answers = {"status": supervisor.status, "domains": supervisor.domains}
@@ -83,6 +95,9 @@ async def served(tmp_path, worker: WorkerStatus = WORKER):
             front = await connect(store)
             device = supervisor._domains[3].devices[0]
             await until(lambda: (device.back, device.front) == (4, 4), "the device's last step")
+            toolstack_adds_input(store)
+            Kbdfront(store).probe()
+            await until(lambda: _is_up(supervisor), "input connected")
             yield types.SimpleNamespace(
                 store=store, front=front, path=path, supervisor=supervisor, child=FakeChild.made[0]
             )
@@ -133,6 +148,7 @@ def types_of(*kinds: type) -> dict[str, str]:
 def test_the_page_names_every_field_with_its_type(page):
     assert page["Domain"] == types_of(WorkerStatus, DomainState)
     assert page["Device"] == types_of(DeviceStatus, DeviceState)
+    assert page["Input"] == types_of(InputStatus, DeviceState)
     assert page["Connector"] == types_of(ConnectorStatus)
     assert page["Buffer"] == types_of(BufferStatus)
     assert page["Totals"] == types_of(Totals)
@@ -149,6 +165,7 @@ def test_a_status_has_the_fields_of_the_page_and_no_other(page, tmp_path):
     assert set(status["totals"]) == set(page["Totals"])
     assert set(domain) == set(page["Domain"])
     assert set(device) == set(page["Device"])
+    assert [set(item) for item in domain["inputs"]] == [set(page["Input"])]
     assert {name for item in device["connectors"] for name in item} == set(page["Connector"])
     assert {name for item in device["buffers"] for name in item} == set(page["Buffer"])
 
@@ -159,6 +176,7 @@ def test_a_status_has_what_worker_and_supervisor_know(tmp_path):
     assert domain["pid"] == 100 and domain["worker"] == "ready" and domain["restarts"] == 2
     (device,) = domain["devices"]
     assert device == plain({**asdict(DEVICE), **asdict(DeviceState(0, 4, 4, "up", ""))})
+    assert domain["inputs"] == [plain({**asdict(INPUT), **asdict(DeviceState(0, 4, 4, "up", ""))})]
     assert status["totals"] == {"domains": 1, "pixel_bytes_copied": 512}
 
 
@@ -178,6 +196,9 @@ def test_status_for_people(tmp_path):
         "last flip 16 ms ago, last frame 12 s ago",
         "last flip never, last frame never",
         "map (gbm), first",
+        "vkb 0: up",
+        "keyboard of id0, pointer of id0: 21 events sent, 22 coalesced, 23 dropped, 24 waiting",
+        "1 keys and 0 fingers down, 25 keys withheld",
         "512 bytes of pixels copied",
     ):
         assert words in text, words
@@ -186,9 +207,12 @@ def test_status_for_people(tmp_path):
 def test_a_workers_words_bring_no_control_codes_to_a_terminal(tmp_path):
     evil = "\x1b]0;title\x07\n\x9b2J"
     device = DeviceStatus((replace(CONNECTOR, name=evil),), (replace(BUFFER, why=evil, formats=(evil,)),))
-    status = status_of(tmp_path, replace(WORKER, caches=evil, driver=evil, devices={"0": device}))
+    status = status_of(
+        tmp_path,
+        replace(WORKER, caches=evil, driver=evil, devices={"0": device}, inputs={"0": replace(INPUT, touch=evil)}),
+    )
     lines = list(status_lines(status))
-    assert len(lines) == 8 and all(line.isprintable() for line in lines)
+    assert len(lines) == 10 and all(line.isprintable() for line in lines)
     assert metrics_text(status).replace("\n", "").isprintable()
 
 

@@ -23,6 +23,7 @@ from handshake_fakes import (  # noqa: F401 (edges is a fixture)
     running,
     toolstack_creates,
 )
+from kbdfront import BACK, FRONT, Kbdfront, toolstack_adds_input
 from waiting import until
 
 from xen_dmabuf.kbdif.spec import InputSpec
@@ -38,8 +39,6 @@ from xen_dmabuf.link.messages import (
 )
 from xen_dmabuf.supervisor.handshake import Action, Link, State, View, decide_input
 
-BACK = "/local/domain/0/backend/vinput/3/0"
-FRONT = "/local/domain/3/device/vkbd/0"
 ERROR = "/local/domain/0/error/backend/vinput/3/0/error"
 
 
@@ -57,76 +56,6 @@ class Store(FakeStore):
 
     def states(self) -> tuple[str | None, str | None]:
         return self.read(f"{BACK}/state"), self.read(f"{FRONT}/state")
-
-
-class Kbdfront:
-    """xenkbd_probe() and xenkbd_backend_changed() of drivers/input/misc/xen-kbdfront.c (Linux 6.12)."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.state = 1
-        self.ref = 0
-        self.bound = False
-        before = store.on_change
-
-        def watch(path: str) -> None:
-            before(path)
-            if path == f"{BACK}/state" and self.bound:
-                asyncio.get_running_loop().call_soon(self._changed)
-
-        store.on_change = watch
-
-    def probe(self) -> None:
-        for feature in ("abs-pointer", "multi-touch"):
-            if self.store.read(f"{BACK}/feature-{feature}") == "1":
-                self.store.write(f"{FRONT}/request-{feature}", "1")
-        self.connect()
-        self.bound = True
-        self._changed()
-
-    def resume(self) -> None:
-        """xenkbd_resume(), and the watch that xenbus_dev_resume() sets anew."""
-        self.connect()
-        self._changed()
-
-    def connect(self) -> None:
-        """xenkbd_connect_backend()."""
-        self.ref += 1
-        self.store.write(f"{FRONT}/page-gref", str(100 + self.ref))
-        self.store.write(f"{FRONT}/event-channel", str(200 + self.ref))
-        self._say(3)
-
-    def remove(self) -> None:
-        """rmmod."""
-        self.bound = False
-        self._say(6)
-
-    def _say(self, state: int) -> None:
-        if state != self.state:
-            self.state = state
-            self.store.write(f"{FRONT}/state", str(state))
-
-    def _changed(self) -> None:
-        back = int(self.store.nodes.get(f"{BACK}/state", "0"))
-        if back in (2, 4):
-            self._say(4)
-        elif back in (5, 6):
-            self._say(6)
-
-
-def toolstack_adds_input(store: Store, **nodes: str) -> None:
-    """What libxl writes for a vkb with backend-type=linux."""
-    store.nodes |= {
-        "/local/domain/3/domid": "3",
-        "/local/domain/3/name": "domu",
-        f"{BACK}/frontend": FRONT,
-        f"{BACK}/frontend-id": "3",
-        f"{BACK}/online": "1",
-        f"{BACK}/state": "1",
-        f"{FRONT}/state": "1",
-    }
-    store.nodes |= {f"{BACK}/{name.replace('_', '-')}": value for name, value in nodes.items()}
-    store._changed(BACK)
 
 
 def toolstack_removes(store: Store, back: str = BACK) -> None:
