@@ -16,6 +16,7 @@ import typing
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import kbdfront
 import pytest
 from handshake_fakes import (
     BACK,
@@ -335,13 +336,11 @@ def test_each_change_is_an_event(tmp_path):
                     (*_, device) = await asyncio.to_thread(upto, "device")
                 assert device["domid"] == 3 and device["device"] == 0 and device["reason"] == ""
                 there.store.on_change = lambda path: None
-                there.store.remove(FRONT)
-                there.store.remove(BACK)
+                for node in (kbdfront.FRONT, kbdfront.BACK, FRONT, BACK):
+                    there.store.remove(node)
                 found = await asyncio.to_thread(upto, "domain-gone")
-                assert [event["event"] for event in found if event["event"] != "device"] == [
-                    "device-gone",
-                    "domain-gone",
-                ]
+                gone = [event["event"] for event in found if event["event"].endswith("-gone")]
+                assert sorted(gone) == ["device-gone", "domain-gone", "input-gone"] and gone[-1] == "domain-gone"
                 toolstack_creates(there.store)
                 found = await asyncio.to_thread(upto, "device")
                 assert [event["event"] for event in found[:1]] == ["domain"]

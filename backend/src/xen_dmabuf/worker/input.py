@@ -42,7 +42,7 @@ class Input:
         self._port = -1
         self._holders: dict[int, set[object]] = {}
         self._contacts: dict[tuple[object, int], int] = {}
-        self._frames: dict[object, list[Touch]] = {}
+        self._frame: list[Touch] = []
         self._position: tuple[int, int] | None = None
         self._quiet = RateLimit()
 
@@ -134,7 +134,7 @@ class Input:
         for touching, identifier in list(self._contacts):
             if touching is owner:
                 self.touch_up(owner, identifier)
-        self.touch_frame(owner)
+        self.touch_frame()
         self._flush()
 
     # -- the pointer
@@ -169,21 +169,22 @@ class Input:
             self._outbox.dropped += 1
         elif self._outbox.may_press():
             contact = self._contacts[owner, identifier] = min(free)
-            self._add(owner, packets.MT_EV_DOWN, contact, self._touched(at, size))
+            self._add(packets.MT_EV_DOWN, contact, self._touched(at, size))
 
     def touch_move(self, owner: object, identifier: int, at: tuple[float, float], size: Size) -> None:
         contact = self._contacts.get((owner, identifier))
         if contact is not None:
-            self._add(owner, packets.MT_EV_MOTION, contact, self._touched(at, size))
+            self._add(packets.MT_EV_MOTION, contact, self._touched(at, size))
 
     def touch_up(self, owner: object, identifier: int) -> None:
         contact = self._contacts.pop((owner, identifier), None)
         if contact is not None:
-            self._add(owner, packets.MT_EV_UP, contact, (0, 0))
+            self._add(packets.MT_EV_UP, contact, (0, 0))
 
-    def touch_frame(self, owner: object) -> None:
-        """What an owner's fingers did since the last one happened at once."""
-        touches = self._frames.pop(owner, None)
+    def touch_frame(self) -> None:
+        """What fingers did since the last one happened at once. One for all owners: a contact that one
+        has lifted may be another's next."""
+        touches, self._frame = self._frame, []
         if touches and self._outbox:
             self._outbox.touch(touches)
             self._flush()
@@ -191,11 +192,10 @@ class Input:
     def _touched(self, at: tuple[float, float], size: Size) -> tuple[int, int]:
         return _scaled(at, size, (self.spec.touch_width, self.spec.touch_height))
 
-    def _add(self, owner: object, event: int, contact: int, at: tuple[int, int]) -> None:
-        frame = self._frames.setdefault(owner, [])
-        frame.append((event, contact, *at))
-        if len(frame) >= MOST_WAITING:
-            self.touch_frame(owner)
+    def _add(self, event: int, contact: int, at: tuple[int, int]) -> None:
+        self._frame.append((event, contact, *at))
+        if len(self._frame) >= MOST_WAITING:
+            self.touch_frame()
 
     # -- the page
 

@@ -333,11 +333,11 @@ class _Touch(_Part):
         if finger:
             finger[1].touch_up(self, identifier)
             if not any(device is finger[1] for _place, device in self._fingers.values()):
-                finger[1].touch_frame(self)  # nobody will look for it at the frame
+                finger[1].touch_frame()  # nobody will look for it at the frame
 
     def _on_frame(self, _proxy: Proxy) -> None:
         for device in {device for _place, device in self._fingers.values()}:
-            device.touch_frame(self)
+            device.touch_frame()
 
     def _on_cancel(self, _proxy: Proxy) -> None:
         for identifier in list(self._fingers):
@@ -350,7 +350,7 @@ class _Touch(_Part):
                 self._lift(identifier)
                 touched.add(device)
         for device in touched:
-            device.touch_frame(self)
+            device.touch_frame()
 
     def close(self) -> None:
         self._on_cancel(self._proxy)
