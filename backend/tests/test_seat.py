@@ -248,7 +248,7 @@ async def aim(there: Desk, guest: Guest, screen: int, x: int, y: int) -> None:
         await hand(there.point, screen, x, y)
         with contextlib.suppress(AssertionError):
             return await until(lambda: guest.places[-1:] == [(x, y)], "the place", 0.5)
-        await hand(there.point, screen, x - 1, y)
+        await hand(there.point, 1 - screen, WIDTH // 2, HEIGHT // 2)
     raise AssertionError(f"the pointer never got to {x},{y} of screen {screen}")
 
 

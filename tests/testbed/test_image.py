@@ -11,6 +11,7 @@ import pytest
 import selftests
 
 from oeqa.runtime.cases.xen_dmabuf_backend import *  # noqa: F403
+from oeqa.runtime.cases.xen_dmabuf_input import *  # noqa: F403
 from oeqa.runtime.cases.xen_dmabuf_platform import *  # noqa: F403
 from oeqa.runtime.cases.xen_dmabuf_refusals import *  # noqa: F403
 from oeqa.runtime.cases.xen_dmabuf_release import *  # noqa: F403
