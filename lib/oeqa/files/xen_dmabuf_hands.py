@@ -8,18 +8,24 @@ Each line that is written into FIFO is one thing that is done:
     point X Y       the tablet's pen is there: 0 to 32767 of the screen's width and height
 """
 
+from __future__ import annotations
+
 import fcntl
 import os
 import struct
 import sys
 
-_SET_EVBIT, _SET_KEYBIT, _SET_ABSBIT, _SET_PROPBIT = 0x40045564, 0x40045565, 0x40045567, 0x4004556E
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_SET_EVBIT, _SET_KEYBIT, _SET_ABSBIT = 0x40045564, 0x40045565, 0x40045567
 _DEV_CREATE, _DEV_SETUP, _ABS_SETUP = 0x5501, 0x405C5503, 0x401C5504
 _EV_SYN, _EV_KEY, _EV_ABS = 0, 1, 3
 _BUTTONS = range(0x110, 0x113)
 
 
-def _device(name, product, kinds, keys, axes=()):
+def _device(name: bytes, product: int, kinds: Iterable[int], keys: Iterable[int], axes: Iterable[int] = ()) -> int:
     """An open /dev/uinput that is a device now."""
     fd = os.open("/dev/uinput", os.O_WRONLY | os.O_NONBLOCK)
     for kind in kinds:
@@ -34,12 +40,12 @@ def _device(name, product, kinds, keys, axes=()):
     return fd
 
 
-def _say(fd, *events):
+def _say(fd: int, *events: tuple[int, int, int]) -> None:
     data = b"".join(struct.pack("@qqHHi", 0, 0, *event) for event in (*events, (_EV_SYN, 0, 0)))
     os.write(fd, data)
 
 
-def main(path):
+def main(path: str) -> None:
     """Serve the FIFO."""
     keyboard = _device(b"xen-dmabuf test keyboard", 1, (_EV_KEY,), range(1, 128))
     tablet = _device(b"xen-dmabuf test tablet", 2, (_EV_KEY, _EV_ABS), _BUTTONS, (0, 1))

@@ -3,6 +3,7 @@
 
 import os
 import struct
+import unittest
 
 from oeqa.runtime.xen_dmabuf import picture
 from oeqa.runtime.xen_dmabuf.case import XenDmabufCase
@@ -25,7 +26,7 @@ class XenDmabufInputTest(XenDmabufCase):
     def setUpClass(cls):
         super().setUpClass()
         if cls.dom0.try_run("test -c /dev/uinput || modprobe uinput")[0]:
-            cls.skipTest(cls, "no /dev/uinput in Dom0: its kernel lacks CONFIG_INPUT_UINPUT")
+            raise unittest.SkipTest("no /dev/uinput in Dom0: its kernel lacks CONFIG_INPUT_UINPUT")
         cls.dom0.target.copyTo(os.path.join(FILES, HANDS), f"{TOOLS}/{HANDS}")
         cls.dom0.run(f"cd {TOOLS}; rm -f hands; setsid python3 {HANDS} {FIFO} > hands.log 2>&1 & echo $! > hands.pid")
         cls.addClassCleanup(cls.dom0.try_run, f"kill $(cat {TOOLS}/hands.pid)")
