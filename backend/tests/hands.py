@@ -71,6 +71,7 @@ class Desk(Weston):
         wait_until(self._find_screens, "Weston's two outputs", 30)
         for number, screen in enumerate(self._screens):
             self.do("windowmove", "--sync", screen, str(number * WIDTH), "0")
+        self.look_at(0)  # or Weston doesn't give its keyboard to a window that comes
 
     def _find_screens(self) -> bool:
         names = {
