@@ -17,7 +17,7 @@ from serving import serving
 from succession import Store, Succession
 from waiting import until
 
-from xen_dmabuf.config import Config, ConnectorConfig, Display
+from xen_dmabuf.config import Config, Display
 from xen_dmabuf.kbdif import packets
 from xen_dmabuf.link.messages import InputConnected, InputDisconnected, InputRefused
 from xen_dmabuf.worker.compositor import Compositor
@@ -43,9 +43,7 @@ async def hand(function, *arguments) -> None:
 @contextlib.asynccontextmanager
 async def typed(xen, there: Desk, keyboard: str = "after-click", **features: int):
     """A worker with two connectors, each with an input device; the windows are on the desk's screens."""
-    async with serving(xen, there.socket, *SIZES) as (worker, frontend):
-        table = {"*": ConnectorConfig(keyboard=keyboard)}
-        worker.config = dataclasses.replace(worker.config, connector=table)
+    async with serving(xen, there.socket, *SIZES, keyboard=keyboard) as (worker, frontend):
         guests = [Guest(xen, f"id{number}", **features) for number in (0, 1)]
         for number, guest in enumerate(guests):
             await worker.connect_input(number, guest.spec)
@@ -223,30 +221,32 @@ def test_a_worker_that_dies_with_a_key_held(xen, there, monkeypatch):
         guest = Guest(xen, "id0", width=WIDTH, height=HEIGHT)
         await workers.worker.connect_input(0, guest.spec)
         reading = asyncio.get_running_loop().create_task(read_all([guest]))
-        await workers.frontend.show(1, WIDTH, HEIGHT, 0)
-        await until(lambda: _shown(workers.worker) == 1, "the window", 20)
-        await click(there, [guest], 0)
-        await hand(there.do, "keydown", "a")
-        await until(lambda: guest.pressed == {KEY_A}, "held")
-        port = xen.bound
-        device = next(iter(workers.worker.scene.inputs))
-        device._outbox = None  # as by SIGKILL: nothing is released
-        device._stack.pop_all()
-        workers.worker.scene.inputs.close_all()
-        await workers.die()
-        assert guest.pressed == {KEY_A}
-        worker = workers.go_on()
-        assert [held.device for held in worker.hello().inputs] == [0]
-        assert xen.bound == port, "the channel is the same"
-        await until(lambda: not guest.pressed, "released by the successor")
-        await until(lambda: _shown(worker) == 1, "the window again", 20)
-        await hand(there.do, "keyup", "a")
-        await click(there, [guest], 0)
-        await hand(there.do, "key", "b")
-        await until(lambda: (KEY_B, False) in guest.keys, "it goes on")
-        reading.cancel()
-        await workers.end()
-        guest.close()
+        try:
+            await workers.frontend.show(1, WIDTH, HEIGHT, 0)
+            await until(lambda: _shown(workers.worker) == 1, "the window", 20)
+            await click(there, [guest], 0)
+            await hand(there.do, "keydown", "a")
+            await until(lambda: guest.pressed == {KEY_A}, "held")
+            port = xen.bound
+            device = next(iter(workers.worker.scene.inputs))
+            device._outbox = None  # as by SIGKILL: nothing is released
+            device._stack.pop_all()
+            workers.worker.scene.inputs.close_all()
+            await workers.die()
+            assert guest.pressed == {KEY_A}
+            worker = workers.go_on()
+            assert [held.device for held in worker.hello().inputs] == [0]
+            assert xen.bound == port, "the channel is the same"
+            await until(lambda: not guest.pressed, "released by the successor")
+            await until(lambda: _shown(worker) == 1, "the window again", 20)
+            await hand(there.do, "keyup", "a")
+            await click(there, [guest], 0)
+            await hand(there.do, "key", "b")
+            await until(lambda: (KEY_B, False) in guest.keys, "it goes on")
+        finally:
+            reading.cancel()
+            await workers.end()
+            guest.close()
         assert xen.mapped == 0 and not xen.bound
 
     asyncio.run(run())
