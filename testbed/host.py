@@ -44,6 +44,10 @@ PACKAGES = (
     # the backend's unit tests run against a real Weston, the layer's compile the device tree
     "weston",
     "device-tree-compiler",
+    # on an X server without a screen, where somebody types; and compare their numbers with Xen's headers
+    "xvfb",
+    "xdotool",
+    "libxen-dev",
     # and import systemd-python, which pip compiles (requirements-native.txt)
     "libsystemd-dev",
     "pkg-config",

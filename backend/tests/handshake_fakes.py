@@ -236,7 +236,8 @@ def edges(monkeypatch):
 async def running(store: FakeStore, load=Config, units=None):
     """A supervisor whose watches are pumped as the event loop would."""
     supervisor = Supervisor(load(), store, load, units or FakeUnits())
-    store.watch(supervisor.folder)
+    for folder in supervisor.folders:
+        store.watch(folder)
     supervisor.rescan()
 
     async def pump():

@@ -10,17 +10,20 @@ from fakes import FakeXen
 from frontend import Frontend
 
 from xen_dmabuf.codec import encode
-from xen_dmabuf.config import Config, Display, Quota
+from xen_dmabuf.config import Config, ConnectorConfig, Display, Quota
 from xen_dmabuf.link.messages import Connected, Message
 from xen_dmabuf.worker.worker import Worker
 
 
 @contextlib.asynccontextmanager
-async def serving(xen: FakeXen, socket: str, *sizes: tuple[int, int], quota: Quota | None = None):
+async def serving(
+    xen: FakeXen, socket: str, *sizes: tuple[int, int], quota: Quota | None = None, keyboard: str = "after-click"
+):
     """A connected worker and its frontend; afterwards nothing may be left mapped or bound."""
     messages: list[Message] = []
     worker = Worker(messages.append)
-    config = Config(display=Display(socket=socket), quota={"default": quota or Quota()})
+    table = {"*": ConnectorConfig(keyboard=keyboard)}
+    config = Config(display=Display(socket=socket), quota={"default": quota or Quota()}, connector=table)
     frontend = Frontend(xen, *sizes)
     worker.start(5, "domu", config)
     worker.messages = messages

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xen_dmabuf.displif import directory, edid, wire
-from xen_dmabuf.displif.ring import EventPage, RequestRing, RingError
+from xen_dmabuf.displif.ring import FlipEvents, RequestRing, RingError
 from xen_dmabuf.errors import RequestError
 
 U32 = st.integers(0, 0xFFFFFFFF)
@@ -104,7 +104,7 @@ def test_notification_hold_off(event, start):
 
 
 def test_views_are_dropped_before_the_page_is_unmapped():
-    for kind in (RequestRing, EventPage):
+    for kind in (RequestRing, FlipEvents):
         memory = page()
         ring = kind(memory)
         with pytest.raises(BufferError):
@@ -118,7 +118,7 @@ def test_events_arrive_in_order_with_consecutive_ids(start, read):
     memory = page()
     poke(memory, 0, start)
     poke(memory, 1, start)
-    events = EventPage(memory)
+    events = FlipEvents(memory)
     consumed, sent, expected = start, 0, 0
     for number in read:
         straddles = (consumed + number) >> 32 != consumed >> 32
@@ -137,7 +137,7 @@ def test_events_arrive_in_order_with_consecutive_ids(start, read):
 @given(lie=U32)
 def test_a_consumer_index_that_lies_stops_events(lie):
     memory = page()
-    events = EventPage(memory)
+    events = FlipEvents(memory)
     poke(memory, 0, lie)
     if lie and (0 - lie) & 0xFFFFFFFF >= 4:  # ahead of in_prod: 4 slots, see ring.py
         with pytest.raises(RingError):
@@ -153,7 +153,7 @@ def test_unread_events_are_not_overwritten_across_the_wrap():
     start = 0xFFFFFFFE
     poke(memory, 0, start)
     poke(memory, 1, start)
-    events = EventPage(memory)
+    events = FlipEvents(memory)
     for number in range(4):
         events.send_flip(number)
     with pytest.raises(RingError):
@@ -164,7 +164,7 @@ def test_unread_events_are_not_overwritten_across_the_wrap():
 
 def test_event_ids_wrap_at_16_bits():
     memory = page()
-    events = EventPage(memory)
+    events = FlipEvents(memory)
     for number in range(0x10001):
         events.send_flip(number)
         poke(memory, 0, number + 1)

@@ -16,6 +16,7 @@ import typing
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import kbdfront
 import pytest
 from handshake_fakes import (
     BACK,
@@ -27,6 +28,7 @@ from handshake_fakes import (
     running,
     toolstack_creates,
 )
+from kbdfront import Kbdfront, toolstack_adds_input
 from waiting import until
 
 import xen_dmabuf
@@ -38,10 +40,13 @@ from xen_dmabuf.errors import UserError
 from xen_dmabuf.link.messages import (
     AskStatus,
     BufferStatus,
+    ConnectInput,
     ConnectorStatus,
     DeviceStatus,
     Held,
     Hello,
+    InputConnected,
+    InputStatus,
     Report,
     WorkerStatus,
 )
@@ -59,11 +64,18 @@ CONNECTOR = ConnectorStatus(
 )
 BUFFER = BufferStatus(16, 640, 480, ("XR24",), 2560, 300, "map", "gbm", "first", 5)
 DEVICE = DeviceStatus((CONNECTOR, replace(CONNECTOR, index=1, flip_age=-1, frame_age=-1, warning="")), (BUFFER,))
+INPUT = InputStatus("id0", "id0", "", 1, 0, 21, 22, 23, 24, 25)
 WORKER = WorkerStatus(
     *(7, True, "etnaviv", "as they are", 1, 0),
     **{"pixel_bytes_copied": 512, "pages_late": 6, "releasing_pages": 8, "restarts": 2},
     devices={"0": DEVICE},
+    inputs={"0": INPUT},
 )
+
+
+def _is_up(supervisor) -> bool:
+    device = supervisor._domains[3].inputs.get(0)
+    return device is not None and (device.back, device.front) == (4, 4)
 
 
 def plain(value: object) -> object:
@@ -76,6 +88,7 @@ async def served(tmp_path, worker: WorkerStatus = WORKER):
     """A supervisor with a connected domain whose worker reports ``worker``, and its control socket."""
     store = FakeStore()
     FakeChild.answers[AskStatus] = lambda _: Report(worker)
+    FakeChild.answers[ConnectInput] = lambda asked: InputConnected(asked.device)
     path = str(tmp_path / "control.sock")
     async with running(store) as supervisor:
         answers = {"status": supervisor.status, "domains": supervisor.domains}
@@ -84,6 +97,9 @@ async def served(tmp_path, worker: WorkerStatus = WORKER):
             front = await connect(store)
             device = supervisor._domains[3].devices[0]
             await until(lambda: (device.back, device.front) == (4, 4), "the device's last step")
+            toolstack_adds_input(store)
+            Kbdfront(store).probe()
+            await until(lambda: _is_up(supervisor), "input connected")
             yield types.SimpleNamespace(
                 store=store, front=front, path=path, supervisor=supervisor, child=FakeChild.made[0]
             )
@@ -134,6 +150,7 @@ def types_of(*kinds: type) -> dict[str, str]:
 def test_the_page_names_every_field_with_its_type(page):
     assert page["Domain"] == types_of(WorkerStatus, DomainState)
     assert page["Device"] == types_of(DeviceStatus, DeviceState)
+    assert page["Input"] == types_of(InputStatus, DeviceState)
     assert page["Connector"] == types_of(ConnectorStatus)
     assert page["Buffer"] == types_of(BufferStatus)
     assert page["Totals"] == types_of(Totals)
@@ -150,6 +167,7 @@ def test_a_status_has_the_fields_of_the_page_and_no_other(page, tmp_path):
     assert set(status["totals"]) == set(page["Totals"])
     assert set(domain) == set(page["Domain"])
     assert set(device) == set(page["Device"])
+    assert [set(item) for item in domain["inputs"]] == [set(page["Input"])]
     assert {name for item in device["connectors"] for name in item} == set(page["Connector"])
     assert {name for item in device["buffers"] for name in item} == set(page["Buffer"])
 
@@ -160,6 +178,7 @@ def test_a_status_has_what_worker_and_supervisor_know(tmp_path):
     assert domain["pid"] == 100 and domain["worker"] == "ready" and domain["restarts"] == 2
     (device,) = domain["devices"]
     assert device == plain({**asdict(DEVICE), **asdict(DeviceState(0, 4, 4, "up", ""))})
+    assert domain["inputs"] == [plain({**asdict(INPUT), **asdict(DeviceState(0, 4, 4, "up", ""))})]
     assert status["totals"] == {"domains": 1, "pixel_bytes_copied": 512}
 
 
@@ -180,6 +199,9 @@ def test_status_for_people(tmp_path):
         "last flip never, last frame never",
         "connector id0: it has no mode",
         "map (gbm), first",
+        "vkb 0: up",
+        "keyboard of id0, pointer of id0: 21 events sent, 22 coalesced, 23 dropped, 24 waiting",
+        "1 keys and 0 fingers down, 25 keys withheld",
         "512 bytes of pixels copied",
     ):
         assert words in text, words
@@ -188,9 +210,12 @@ def test_status_for_people(tmp_path):
 def test_a_workers_words_bring_no_control_codes_to_a_terminal(tmp_path):
     evil = "\x1b]0;title\x07\n\x9b2J"
     device = DeviceStatus((replace(CONNECTOR, name=evil, warning=evil),), (replace(BUFFER, why=evil, formats=(evil,)),))
-    status = status_of(tmp_path, replace(WORKER, caches=evil, driver=evil, devices={"0": device}))
+    status = status_of(
+        tmp_path,
+        replace(WORKER, caches=evil, driver=evil, devices={"0": device}, inputs={"0": replace(INPUT, touch=evil)}),
+    )
     lines = list(status_lines(status))
-    assert len(lines) == 9 and all(line.isprintable() for line in lines)
+    assert len(lines) == 11 and all(line.isprintable() for line in lines)
     assert metrics_text(status).replace("\n", "").isprintable()
 
 
@@ -286,12 +311,13 @@ def test_each_change_is_an_event(tmp_path):
             with Stream(there.path, "watch") as stream:
 
                 def upto(name: str) -> list[dict]:
-                    """The events up to the first of this name."""
+                    """The events up to the first of this name, but for those of the input device beside it."""
                     found = []
                     while not found or found[-1]["event"] != name:
                         event = stream.next(10)
                         assert event, f"no event {name} after {found}"
-                        found.append(event)
+                        if event["event"] != "input":
+                            found.append(event)
                     return found
 
                 status = await asyncio.to_thread(stream.first)
@@ -300,9 +326,9 @@ def test_each_change_is_an_event(tmp_path):
                 await until(lambda: not there.supervisor._dirty, "a step")
                 there.child.on_lost()
                 assert await asyncio.to_thread(upto, "worker-gone") == [asdict(Event("worker-gone", 3, "domu"))]
-                held = Held(0, there.supervisor._domains[3].devices[0]._specs)
+                held = Held(0, there.supervisor._domains[3].devices[0]._published)
                 there.child.say(Hello(3, Config(), (held,)))  # one that goes on
-                assert (await asyncio.to_thread(stream.next, 10))["event"] == "worker"
+                assert len(await asyncio.to_thread(upto, "worker")) == 1
                 there.child.on_lost()
                 await asyncio.to_thread(upto, "worker-gone")
                 there.child.say(there.child.hello)  # a new one, which has nothing: all begins anew
@@ -313,13 +339,11 @@ def test_each_change_is_an_event(tmp_path):
                     (*_, device) = await asyncio.to_thread(upto, "device")
                 assert device["domid"] == 3 and device["device"] == 0 and device["reason"] == ""
                 there.store.on_change = lambda path: None
-                there.store.remove(FRONT)
-                there.store.remove(BACK)
+                for node in (kbdfront.FRONT, kbdfront.BACK, FRONT, BACK):
+                    there.store.remove(node)
                 found = await asyncio.to_thread(upto, "domain-gone")
-                assert [event["event"] for event in found if event["event"] != "device"] == [
-                    "device-gone",
-                    "domain-gone",
-                ]
+                gone = [event["event"] for event in found if event["event"].endswith("-gone")]
+                assert sorted(gone) == ["device-gone", "domain-gone", "input-gone"] and gone[-1] == "domain-gone"
                 toolstack_creates(there.store)
                 found = await asyncio.to_thread(upto, "device")
                 assert [event["event"] for event in found[:1]] == ["domain"]

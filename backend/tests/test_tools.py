@@ -53,7 +53,7 @@ def test_shipped_configuration_is_the_defaults(parse):
     # with every commented key switched on, too: the comments show the true defaults
     lines = (line.removeprefix("#") if "=" in line else line for line in text.split("\n"))
     switched_on = "\n".join(line for line in lines if not line.startswith("#"))
-    kinds = (config.Display, config.Gpu, config.Quota)
+    kinds = (config.Display, config.Gpu, config.Quota, config.ConnectorConfig)
     keys = 2 + sum(len(dataclasses.fields(kind)) for kind in kinds)
     assert switched_on.count(" = ") == keys
     assert parse(switched_on) == config.Config()
@@ -73,6 +73,8 @@ def test_shipped_configuration_is_the_defaults(parse):
         ("[gpu]\nstrategies = ['map']", "gpu.strategies"),
         ("[gpu.imx-drm]\ncaches = 'maybe'", "gpu.imx-drm.caches"),
         ("quota = 3", "quota"),
+        ("[connector.'domu.0']\nkeyboard = 'never'", "connector.domu.0.keyboard"),
+        ("[connector.domu.0]\nkeyboard = 'always'", "connector.domu.0"),
         ("log_level = 'loud'", "log_level"),
         ("log_level =", "TOML"),
     ],
@@ -87,6 +89,33 @@ def test_tables_of_one_domain_start_from_the_default(parse):
     assert parsed.quota_for("domu") == config.Quota(pages=7, buffers=3)
     assert parsed.quota_for("other") == config.Quota(pages=7)
     assert decode(config.Config, json.loads(json.dumps(encode(parsed)))) == parsed
+
+
+def test_the_most_specific_connector_table_holds(parse):
+    text = "".join(
+        f"[connector.'{name}']\nkeyboard = '{keyboard}'\n"
+        for name, keyboard in (
+            ("kiosk.*", "always"),
+            ("*.left", "after-click"),
+            ("kiosk.l*t", "after-click"),
+            ("kiosk.left", "always"),
+            ("a[b.*", "always"),
+        )
+    )
+    found = parse(text)
+
+    def keyboard(domain: str, unique_id: str) -> str:
+        return found.connector_for(domain, unique_id).keyboard
+
+    assert keyboard("kiosk", "left") == "always", "exactly this one"
+    assert keyboard("kiosk", "lot") == "after-click", "the longest pattern"
+    assert keyboard("kiosk", "right") == "always"
+    assert keyboard("other", "left") == "after-click"
+    assert keyboard("a[b", "x") == "always" and keyboard("ab", "x") == "after-click", "only * is special"
+    assert parse("").connector_for("any", "0") == config.ConnectorConfig()
+    text = "[connector.'*']\nkeyboard = 'always'\n[connector.'a.*']\n[connector.'a.b*']\nkeyboard='after-click'"
+    swapped = parse(text)
+    assert [swapped.connector_for("a", name).keyboard for name in ("c", "b")] == ["always", "after-click"]
 
 
 def test_drop_ins_come_after_the_file_in_the_order_of_their_names(parse, tmp_path):
@@ -105,8 +134,8 @@ def test_drop_ins_come_after_the_file_in_the_order_of_their_names(parse, tmp_pat
 
 def test_a_configuration_without_the_default_tables_is_none():
     """A file always has them; what a worker reads may be no file's."""
-    for name in ("gpu", "quota"):
-        with pytest.raises(CodecError, match=f"{name}.*default"):
+    for name, first in (("gpu", "default"), ("quota", "default"), ("connector", "*")):
+        with pytest.raises(CodecError, match=re.escape(f'{name}: the table "{first}"')):
             decode(config.Config, {name: {"domu": {}}})
 
 

@@ -37,6 +37,11 @@ def choice(default: object, choices: tuple[str, ...]) -> typing.Any:
     return _field(default, {"choices": choices})
 
 
+def required() -> typing.Any:
+    """A field of any type that has to be there, also after such that number() and text() made."""
+    return _field(dataclasses.MISSING, {})
+
+
 def _field(default: object, bounds: dict[str, object]) -> typing.Any:
     return dataclasses.field(default=default, metadata=bounds)
 

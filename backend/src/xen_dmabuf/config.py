@@ -7,6 +7,7 @@ key. data/backend.toml comments every key.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ STRATEGIES = ("map", "export", "copy")
 ALLOCATORS = ("gbm", "dumb")
 CACHES = ("auto", "always", "never")
 SCALES = ("down", "fit")
+KEYBOARDS = ("after-click", "always")
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -54,18 +56,26 @@ class Gpu:
 
 
 @dataclass(frozen=True)
+class ConnectorConfig:
+    """One screen of one DomU. ``keyboard``: whether keys need a click or touch in it first."""
+
+    keyboard: str = choice("after-click", KEYBOARDS)
+
+
+@dataclass(frozen=True)
 class Config:
     log_level: str = choice("info", LEVELS)
     control_socket: str = "/run/xen-dmabuf/control.sock"
     display: Display = field(default_factory=Display)
     gpu: dict[str, Gpu] = field(default_factory=lambda: {"default": Gpu()})
     quota: dict[str, Quota] = field(default_factory=lambda: {"default": Quota()})
+    connector: dict[str, ConnectorConfig] = field(default_factory=lambda: {"*": ConnectorConfig()})
 
     def __post_init__(self) -> None:
         """A stored state or a message may lack what a file gets by itself: CodecError."""
-        for name in _NAMED:
-            if "default" not in getattr(self, name):
-                raise CodecError(f'{name}: the table "default" is missing')
+        for name, first in _NAMED.items():
+            if first not in getattr(self, name):
+                raise CodecError(f'{name}: the table "{first}" is missing')
 
     def gpu_for(self, driver: str) -> Gpu:
         """The table [gpu.<driver>], else [gpu.default]."""
@@ -75,9 +85,22 @@ class Config:
         """The table [quota.<domain name>], else [quota.default]."""
         return self.quota.get(domain, self.quota["default"])
 
+    def connector_for(self, domain: str, unique_id: str) -> ConnectorConfig:
+        """The table [connector."<domain name>.<unique-id>"], else the longest pattern that fits."""
+        name = f"{domain}.{unique_id}"
+        if name in self.connector:
+            return self.connector[name]
+        fitting = [pattern for pattern in self.connector if _fits(pattern, name)]
+        return self.connector[max(fitting, key=lambda pattern: (len(pattern), pattern))]
 
-_NAMED = ("gpu", "quota")
-"""Tables of tables, of which each starts from the one named default."""
+
+def _fits(pattern: str, name: str) -> bool:
+    """Whether ``name`` is ``pattern``, in which "*" stands for any characters."""
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), name, re.DOTALL) is not None
+
+
+_NAMED = {"gpu": "default", "quota": "default", "connector": "*"}
+"""Tables of tables, and the one of each that the others start from."""
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -97,12 +120,12 @@ def _read(path: Path) -> dict[str, Any]:
 def _decode(data: dict[str, Any]) -> Config:
     """CodecError names the key and what is allowed."""
     data = dict(data)
-    for name in _NAMED:
+    for name, first in _NAMED.items():
         tables = data.get(name, {})
         if isinstance(tables, dict) and all(isinstance(table, dict) for table in tables.values()):
-            default = tables.get("default", {})
+            default = tables.get(first, {})
             merged = {key: default | table for key, table in tables.items()}
-            data[name] = {"default": default} | merged
+            data[name] = {first: default} | merged
     config: Config = decode(Config, data)
     return config
 

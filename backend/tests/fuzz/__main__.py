@@ -17,12 +17,13 @@ from multiprocessing.queues import SimpleQueue
 
 from .base import Failure, Target, failed
 from .compositor import Hostile
+from .keys import Keys
 from .requests import Requests
 from .words import Words
 from .xenstore import Xenstore
 
-TARGETS: dict[str, type[Target]] = {kind.name: kind for kind in (Requests, Words, Xenstore, Hostile)}
-SHARES = {"requests": 0.6, "words": 0.2, "xenstore": 0.1, "compositor": 0.1}
+TARGETS: dict[str, type[Target]] = {kind.name: kind for kind in (Requests, Words, Xenstore, Hostile, Keys)}
+SHARES = {"requests": 0.5, "words": 0.15, "xenstore": 0.1, "compositor": 0.1, "keys": 0.15}
 """Of the inputs, so that each target has about the same time."""
 PIECE = 20_000
 """Inputs that a process does at a time: then there is something to say."""

@@ -13,7 +13,7 @@ import struct
 
 from xen_dmabuf.config import Quota
 from xen_dmabuf.displif import directory, edid, fourcc, geometry, ring, wire
-from xen_dmabuf.displif.ring import EventPage, RequestRing, RingError
+from xen_dmabuf.displif.ring import FlipEvents, RequestRing, RingError
 from xen_dmabuf.errors import RequestError
 
 from .base import Target, check, garble, number, patched
@@ -180,7 +180,7 @@ def events(chance: random.Random) -> int:
     words = memoryview(page).cast("I")
     words[0] = words[1] = start = _start(chance)
     resume = (start, chance.getrandbits(16)) if chance.random() < 0.5 else None
-    target = EventPage(page, resume)
+    target = FlipEvents(page, resume)
     identifier = resume[1] if resume else 0
     produced, unread, honest, inputs = start, [], True, 0
     lies = chance.choice((0.0, 0.0, 0.02, 0.2))

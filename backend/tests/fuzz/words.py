@@ -21,19 +21,27 @@ from xen_dmabuf.codec import CodecError, encode
 from xen_dmabuf.config import Config, Display, Gpu, Quota
 from xen_dmabuf.displif import fourcc, packets
 from xen_dmabuf.displif.spec import ConnectorSpec
+from xen_dmabuf.kbdif.spec import InputSpec
 from xen_dmabuf.link import messages
 from xen_dmabuf.link.messages import (
     AskStatus,
     BufferStatus,
     Connect,
     Connected,
+    ConnectInput,
     ConnectorStatus,
     DeviceStatus,
     Disconnect,
     Disconnected,
+    DisconnectInput,
     Failed,
     Held,
+    HeldInput,
     Hello,
+    InputConnected,
+    InputDisconnected,
+    InputRefused,
+    InputStatus,
     Ready,
     Refused,
     Report,
@@ -48,6 +56,7 @@ from xen_dmabuf.worker.state import (
     StoredConnector,
     StoredDevice,
     StoredFramebuffer,
+    StoredInput,
     StoredWorker,
     pack,
     pack_buffer,
@@ -65,6 +74,7 @@ _SPEC = ConnectorSpec(0, "id0", 640, 480, 8, 9, 10, 11)
 _CONFIG = Config(
     "debug", "/run/c", Display("/run/w"), {"default": Gpu(), "i915": Gpu("/dev/dri/card0")}, {"default": Quota()}
 )
+_INPUT = InputSpec(12, 13, "id0", "id0", "id0", 640, 480, 640, 480, 10)
 _STATUS = WorkerStatus(
     4711,
     True,
@@ -75,6 +85,7 @@ _STATUS = WorkerStatus(
             (BufferStatus(1, 800, 600, ("XR24",), 3200, 469, "map", "dumb", "first of the list", 1024),),
         )
     },
+    inputs={"0": InputStatus("id0", "id0", "", 1, 0, 2, 3, 4)},
 )
 _TO_SUPERVISOR = (
     Hello(-1),
@@ -84,10 +95,21 @@ _TO_SUPERVISOR = (
     Refused(0, "no"),
     Failed(99_999, "no"),
     Disconnected(0, True),
+    Hello(_DOMID, _CONFIG, (), (HeldInput(0, _INPUT),)),
+    InputConnected(0),
+    InputRefused(0, "no"),
+    InputDisconnected(0),
     Report(),
     Report(_STATUS),
 )
-_TO_WORKER = (Start(_DOMID, "domu", _CONFIG), Connect(0, (_SPEC, _SPEC)), Disconnect(0), AskStatus())
+_TO_WORKER = (
+    Start(_DOMID, "domu", _CONFIG),
+    Connect(0, (_SPEC, _SPEC)),
+    Disconnect(0),
+    AskStatus(),
+    ConnectInput(0, _INPUT),
+    DisconnectInput(0),
+)
 _STORED = StoredWorker(
     VERSION,
     _DOMID,
@@ -103,6 +125,7 @@ _STORED = StoredWorker(
         ),
         StoredDevice(1, (StoredConnector(_SPEC, 1, 3, 4),)),
     ),
+    (StoredInput(0, 5, _INPUT), StoredInput(1, 6, _INPUT)),
 )
 _BUFFER = StoredBuffer(7, 64, 48, 32, 256, 12288, 0, "export", "gntdev", "first", 1024, {"map": "no"})
 

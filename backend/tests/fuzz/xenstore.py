@@ -16,15 +16,22 @@ from collections.abc import Iterator
 from xen_dmabuf.codec import CodecError
 from xen_dmabuf.config import Config, Quota
 from xen_dmabuf.displif.spec import ConnectorSpec
+from xen_dmabuf.kbdif.spec import InputSpec
 from xen_dmabuf.link.messages import (
     AskStatus,
     Connect,
     Connected,
+    ConnectInput,
     Disconnect,
     Disconnected,
+    DisconnectInput,
     Failed,
     Held,
+    HeldInput,
     Hello,
+    InputConnected,
+    InputDisconnected,
+    InputRefused,
     Message,
     Ready,
     Refused,
@@ -38,11 +45,15 @@ from xen_dmabuf.supervisor.xenstore import XenStore
 from .base import Faults, Target, Wrong, check, patched, run, settle, strict_log
 
 _FOLDER = "/local/domain/0/backend/vdispl"
-_ERRORS = "/local/domain/0/error/backend/vdispl"
+_INPUTS = "/local/domain/0/backend/vinput"
+_FOLDERS = (_FOLDER, _INPUTS)
+_ERRORS = tuple(folder.replace("/0/", "/0/error/") for folder in _FOLDERS)
 _RELEASE = "@releaseDomain"
 _FAULTS = (errno.EIO, errno.ENOMEM, errno.ENOSPC, errno.EINVAL, errno.EPERM, errno.EBUSY)
 _DOMAINS, _DEVICES = (1, 3, 7), (0, 1)
 _MAY_SAY = {b"2", b"4", b"5", b"6"}
+_INPUT = InputSpec(12, 13, "id0", "id0")
+_FEATURES = ("unique-id", "feature-disable-pointer", "feature-multi-touch", "width", "multi-touch-num-contacts")
 _REFS = ("req-ring-ref", "req-event-channel", "evt-ring-ref", "evt-event-channel")
 
 
@@ -106,7 +117,7 @@ class Xs:
         self._may_fail()
         encoded = value.encode()
         if path.endswith("/state"):
-            check(path.startswith(_FOLDER) and encoded in _MAY_SAY and path in self.nodes, "a state", path, value)
+            check(path.startswith(_FOLDERS) and encoded in _MAY_SAY and path in self.nodes, "a state", path, value)
         else:
             check(path.startswith(_ERRORS) or path.endswith("/versions"), "a node that isn't ours", path)
         if transaction:
@@ -175,6 +186,7 @@ class Liar:
         self._loop = asyncio.get_running_loop()
         self.started = False
         self.held: dict[int, tuple[ConnectorSpec, ...]] = {}
+        self.inputs: dict[int, InputSpec] = {}
         self.made.append(self)
 
     def begin(self) -> None:
@@ -188,6 +200,7 @@ class Liar:
         self.leave()
         self.started = False
         self.held.clear()
+        self.inputs.clear()
         await asyncio.sleep(self.chance.choice((0, 0, 0.1)))
 
     def send(self, message: Message) -> None:
@@ -199,7 +212,8 @@ class Liar:
             return
         self._serving = True
         held = tuple(Held(number, specs) for number, specs in self.held.items())
-        self.say(Hello(self.domid, Config(), held) if self.started else Hello(-1))
+        inputs = tuple(HeldInput(number, spec) for number, spec in self.inputs.items())
+        self.say(Hello(self.domid, Config(), held, inputs) if self.started else Hello(-1))
 
     def _answer(self, message: Message) -> None:
         kept = self.honest or self.chance.random() < 0.9
@@ -216,6 +230,15 @@ class Liar:
                 self.say(Connected(message.device))
             else:
                 self.say(Refused(message.device, "no"))
+        elif isinstance(message, ConnectInput):
+            if self.honest or self.chance.random() < 0.8:
+                self.inputs[message.device] = message.spec
+                self.say(InputConnected(message.device))
+            else:
+                self.say(InputRefused(message.device, "no"))
+        elif isinstance(message, DisconnectInput):
+            self.inputs.pop(message.device, None)
+            self.say(InputDisconnected(message.device))
         elif isinstance(message, Disconnect):
             self.held.pop(message.device, None)
             self.say(Disconnected(message.device, self.chance.random() < 0.5))
@@ -236,6 +259,7 @@ class Liar:
         if not keeping:
             self.started = False
             self.held.clear()
+            self.inputs.clear()
         self._on_lost()
         self._loop.call_later(0.05, self._hello)
 
@@ -249,6 +273,10 @@ class Liar:
                 (
                     Hello(-1),
                     Hello(chance.choice((self.domid, self.domid, 3)), Config(), held),
+                    Hello(self.domid, Config(), held, (HeldInput(chance.choice((0, 5)), _INPUT),)),
+                    InputConnected(device),
+                    InputRefused(device, "\n\u2028lie"),
+                    InputDisconnected(device),
                     Ready(),
                     Connected(device),
                     Refused(device, "\n\u2028lie"),
@@ -325,6 +353,43 @@ class _World:
         for number, node in enumerate(_REFS):
             self.xs.put(f"{front}/0/{node}", str(self._ref + number).encode())
 
+    def _act_on_input(self) -> None:
+        """The same for an input device."""
+        chance, xs = self.chance, self.xs
+        domid, number = chance.choice(_DOMAINS), chance.choice(_DEVICES)
+        back, front = f"{_INPUTS}/{domid}/{number}", f"/local/domain/{domid}/device/vkbd/{number}"
+        kind = chance.random()
+        if kind < 0.3:
+            self.create_input(back, front)
+        elif kind < 0.6:
+            for node in ("page-gref", "event-channel"):
+                self._ref += 1
+                xs.put(f"{front}/{node}", str(self._ref).encode())
+            xs.put(f"{front}/state", chance.choice((b"3", b"3", b"4", b"6")))
+        elif kind < 0.75:
+            xs.put(f"{front}/state", str(chance.choice((1, 3, 4, 5, 6, 0))).encode())
+        elif kind < 0.82:
+            xs.put(f"{back}/online", b"0")
+            xs.put(f"{back}/state", b"5")
+        elif kind < 0.9:
+            xs.drop(chance.choice((back, front, f"{back}/state")))
+        elif chance.random() < 0.5:
+            xs.put(f"{front}/{chance.choice(('state', 'page-gref', 'request-abs-pointer'))}", self._garbage())
+        else:
+            xs.put(f"{back}/{chance.choice(_FEATURES)}", self._garbage())
+
+    def create_input(self, back: str, front: str) -> None:
+        domid = back.split("/")[-2]
+        self.xs.nodes |= {
+            f"/local/domain/{domid}/domid": domid.encode(),
+            f"{back}/frontend": front.encode(),
+            f"{back}/online": b"1",
+            f"{back}/state": b"1",
+            f"{front}/state": b"1",
+        }
+        self.xs.fire(back)
+        self.xs.fire(front)
+
     def _garbage(self) -> bytes:
         chance = self.chance
         return chance.choice(
@@ -356,7 +421,9 @@ class _World:
         back, front = self._device()
         self.inputs += 1
         kind = chance.random()
-        if kind < 0.12:
+        if chance.random() < 0.25:
+            self._act_on_input()
+        elif kind < 0.12:
             self.create(back, front)
         elif kind < 0.30:
             self.publish(front)
@@ -411,7 +478,8 @@ class _World:
 
     async def run(self) -> int:
         chance = self.chance
-        self.xs.watch(_FOLDER, "")
+        for folder in _FOLDERS:
+            self.xs.watch(folder, "")
         self.xs.watch(_RELEASE, "")
         self.supervisor.rescan()
         self.faults.rate = chance.choice((0.0, 0.0, 0.02, 0.1, 0.3))
@@ -452,10 +520,11 @@ class _World:
         for path in [
             node
             for node in self.xs.nodes
-            if node.startswith((_FOLDER + "/", "/local/domain/")) and not node.startswith("/local/domain/0/error")
+            if node.startswith("/local/domain/") and not node.startswith("/local/domain/0/error")
         ]:
             self.xs.nodes.pop(path)
-        self.xs.fire(_FOLDER)
+        for folder in _FOLDERS:
+            self.xs.fire(folder)
         self.xs.queue.append(_RELEASE)
         self._fired()
 
@@ -463,7 +532,7 @@ class _World:
         self._clean()
         supervisor = self.supervisor
         await settle(lambda: not supervisor._domains and not supervisor._tasks, "that all domains are forgotten", 120)
-        check(sorted(self.xs.watches) == sorted((_FOLDER, _RELEASE)), "watches are left", self.xs.watches)
+        check(sorted(self.xs.watches) == sorted((*_FOLDERS, _RELEASE)), "watches are left", self.xs.watches)
         check(not any(child._up for child in Liar.made), "workers are left")
         supervisor.leave()
 

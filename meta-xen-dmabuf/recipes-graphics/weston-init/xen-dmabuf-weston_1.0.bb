@@ -9,6 +9,7 @@ LIC_FILES_CHKSUM = "file://${COMMON_LICENSE_DIR}/MIT;md5=0835ade698e0bcf8506ecda
 
 FILESEXTRAPATHS:prepend := "${THISDIR}/xen-dmabuf:"
 SRC_URI = "\
+    file://60-xen-dmabuf-input.rules \
     file://dom0.conf \
     file://dom0.ini \
     file://domu.conf \
@@ -35,6 +36,7 @@ do_install() {
         install -Dm 0644 ${S}/$side.ini ${D}${sysconfdir}/xen-dmabuf/$side/weston/weston.ini
         install -Dm 0644 ${S}/$side.conf $dropins/xen-dmabuf-$side.conf
     done
+    install -Dm 0644 ${S}/60-xen-dmabuf-input.rules ${D}${nonarch_base_libdir}/udev/rules.d/60-xen-dmabuf-input.rules
     install -Dm 0644 ${S}/force-renderer.conf $dropins/xen-dmabuf-force-renderer.conf
 }
 
@@ -48,7 +50,8 @@ do_install:append:mx8-nxp-bsp() {
 
 PACKAGES = "${PN}-dom0 ${PN}-domu ${PN}-force-renderer"
 FILES:${PN}-dom0 += "${sysconfdir}/xen-dmabuf/dom0 ${systemd_system_unitdir}/weston.service.d/xen-dmabuf-dom0.conf"
-FILES:${PN}-domu += "${sysconfdir}/xen-dmabuf/domu ${systemd_system_unitdir}/weston.service.d/xen-dmabuf-domu.conf"
+FILES:${PN}-domu += "${sysconfdir}/xen-dmabuf/domu ${systemd_system_unitdir}/weston.service.d/xen-dmabuf-domu.conf \
+                     ${nonarch_base_libdir}/udev/rules.d/60-xen-dmabuf-input.rules"
 FILES:${PN}-force-renderer += "${systemd_system_unitdir}/weston.service.d/xen-dmabuf-force-renderer.conf"
 CONFFILES:${PN}-dom0 = "${sysconfdir}/xen-dmabuf/dom0/weston/weston.ini"
 CONFFILES:${PN}-domu = "${sysconfdir}/xen-dmabuf/domu/weston/weston.ini"

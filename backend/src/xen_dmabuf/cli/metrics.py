@@ -91,7 +91,7 @@ class _Metrics:
     """All families, filled from one status."""
 
     def __init__(self, status: dict[str, Any]) -> None:
-        self._domains = _Family("domains", "gauge", "Domains with a vdispl device.")
+        self._domains = _Family("domains", "gauge", "Domains with a vdispl or vkb device.")
         self._up = _Family("worker_up", "gauge", "1 if the domain's worker is ready and answers.")
         self._held = _Family("held_pages", "gauge", "Pages of 4096 bytes of the domain's display buffers.", "pages")
         self._buffers = _Family("buffers", "gauge", "Display buffers by strategy; none: not yet.")
@@ -108,7 +108,8 @@ class _Metrics:
     def _add_domain(self, domain: dict[str, Any]) -> None:
         labels = {"domid": domain["domid"], "domain": domain["name"]}
         ready = domain["worker"] == "ready"
-        self._up.add(int(ready), **labels)
+        if domain["worker"] != "none":  # without a vdispl device there is nothing to be up
+            self._up.add(int(ready), **labels)
         if not ready:
             return  # its counters aren't known, and a 0 would be taken for a restart
         for field in _OF_DOMAIN:

@@ -41,6 +41,21 @@ def _domain_lines(domain: dict[str, Any]) -> Iterator[str]:
         yield f"  caches: {domain['caches']}"
     for device in domain["devices"]:
         yield from _device_lines(device)
+    for device in domain["inputs"]:
+        yield from _input_lines(device)
+
+
+def _input_lines(device: dict[str, Any]) -> Iterator[str]:
+    reason = f": {device['reason']}" if device["reason"] else ""
+    yield f"  vkb {device['device']}: {device['link']}{reason}"
+    if "events_sent" in device:
+        heard = [f"{role} of {device[role]}" for role in ("keyboard", "pointer", "touch") if device[role]]
+        yield (
+            f"    {', '.join(heard) or 'nothing'}: {device['events_sent']} events sent,"
+            f" {device['events_coalesced']} coalesced, {device['events_dropped']} dropped,"
+            f" {device['events_waiting']} waiting; {device['pressed']} keys and {device['touches']} fingers down,"
+            f" {device['keys_withheld']} keys withheld before a click"
+        )
 
 
 def _device_lines(device: dict[str, Any]) -> Iterator[str]:

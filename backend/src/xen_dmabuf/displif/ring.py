@@ -7,27 +7,18 @@ the page exactly once. Indexes of our own are kept privately and never read back
 
 from __future__ import annotations
 
-import mmap
-
+from ..eventpage import EventPage, RingError, words
 from ..linux.memory import fence
-from .packets import PACKET_SIZE, pack_flip_event
-
-_MASK = 0xFFFFFFFF
-_HEADER = 64
-
-
-class RingError(Exception):
-    """The frontend's indexes can't be true; the connection is beyond repair."""
-
+from .packets import PACKET_SIZE, PAGE_SIZE, pack_flip_event
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    Page = mmap.mmap | memoryview | bytearray
+    from ..eventpage import Page
 
+__all__ = ["FlipEvents", "RequestRing", "RingError"]
 
-def _words(page: Page) -> memoryview:
-    """The page as 32-bit words: each access is one load or store of the machine."""
-    return memoryview(page).cast("I")
+_MASK = 0xFFFFFFFF
+_HEADER = 64
 
 
 class RequestRing:
@@ -42,7 +33,7 @@ class RequestRing:
     def __init__(self, page: Page, answered: int | None = None) -> None:
         """``answered``: go on after so many responses, as an earlier process counted them."""
         self._bytes = memoryview(page).cast("B")
-        self._index = _words(page)
+        self._index = words(page)
         # BACK_RING_ATTACH: a fresh frontend has both at 0, a reconnecting one goes on
         self.answered = self._req_cons = self._index[2] if answered is None else answered
 
@@ -107,31 +98,19 @@ class RequestRing:
         return (new - self._index[3]) & _MASK < (new - old) & _MASK
 
 
-class EventPage:
-    """Producer of events over one writable page (struct xendispl_event_page).
-
-    Layout: in_cons, in_prod, padding to 64 bytes, then 63 slots of 64 bytes.
-    """
-
-    SLOTS = (4096 - _HEADER) // PACKET_SIZE
-    # 2^32 is no multiple of 63: across the wrap, slots of indexes this far apart coincide
-    _SLOTS_AT_WRAP = 2**32 % SLOTS
+class FlipEvents(EventPage):
+    """Producer of flip events over one writable page (struct xendispl_event_page)."""
 
     def __init__(self, page: Page, resume: tuple[int, int] | None = None) -> None:
         """``resume``: ``position`` of an earlier process."""
-        self._bytes = memoryview(page).cast("B")
-        self._index = _words(page)
+        in_prod, self._event_id = resume or (None, 0)
         # drm_xen_front counts ids from 0 at each connect and skips all others
-        self._in_prod, self._event_id = resume or (self._index[1], 0)
+        super().__init__(page, _HEADER, (PAGE_SIZE - _HEADER) // PACKET_SIZE, PACKET_SIZE, in_prod)
 
     @property
     def position(self) -> tuple[int, int]:
         """The index and the id of the next event."""
         return self._in_prod, self._event_id
-
-    def close(self) -> None:
-        self._bytes.release()
-        self._index.release()
 
     def send_flip(self, fb_cookie: int) -> None:
         """Publish XENDISPL_EVT_PG_FLIP; RingError if the frontend left no room or lies.
@@ -142,20 +121,5 @@ class EventPage:
 
     def write_flip(self, fb_cookie: int) -> None:
         """Write the next event, which publish() makes known; RingError as send_flip()."""
-        consumed = self._index[0]
-        waiting = (self._in_prod - consumed) & _MASK
-        room = self.SLOTS if consumed <= self._in_prod else self._SLOTS_AT_WRAP
-        if waiting >= room:
-            raise RingError(f"in_cons={consumed}: {waiting} events unread, room is for {room}")
-        fence()
-        start = _HEADER + self._in_prod % self.SLOTS * PACKET_SIZE
-        packet = pack_flip_event(self._event_id, fb_cookie)
-        self._bytes[start : start + PACKET_SIZE] = packet
+        self.write(pack_flip_event(self._event_id, fb_cookie))
         self._event_id = (self._event_id + 1) & 0xFFFF
-        self._in_prod = (self._in_prod + 1) & _MASK
-
-    def publish(self) -> None:
-        """Tell the frontend of all events."""
-        fence()
-        self._index[1] = self._in_prod
-        fence()

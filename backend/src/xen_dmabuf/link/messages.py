@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from .. import codec
-from ..codec import CodecError, number, text
+from ..codec import CodecError, number, required, text
 from ..config import Config
 from ..displif.spec import ConnectorSpec
+from ..kbdif.spec import InputSpec
 
 LONGEST = 1 << 16
 """Bytes of a line, but for a Report."""
@@ -68,6 +69,21 @@ class Disconnect(Message):
 
 
 @dataclass(frozen=True)
+class ConnectInput(Message):
+    """As Connect, of an input device (vkb); the worker answers InputConnected or InputRefused."""
+
+    device: int = number(high=_DEVICE)
+    spec: InputSpec = required()
+
+
+@dataclass(frozen=True)
+class DisconnectInput(Message):
+    """Release what is pressed and give the page back; the worker answers InputDisconnected."""
+
+    device: int = number(high=_DEVICE)
+
+
+@dataclass(frozen=True)
 class AskStatus(Message):
     """The worker answers Report."""
 
@@ -84,6 +100,14 @@ class Held(Message):
 
 
 @dataclass(frozen=True)
+class HeldInput(Message):
+    """An input device that is connected, and to what."""
+
+    device: int = number(high=_DEVICE)
+    spec: InputSpec = required()
+
+
+@dataclass(frozen=True)
 class Hello(Message):
     """First on each connection: what the worker has, for a supervisor that was restarted or a
     worker that goes on from a stored state. ``domid`` -1: nothing, it waits for Start. ``config``
@@ -92,6 +116,7 @@ class Hello(Message):
     domid: int = number(low=-1, high=0x7FEF)
     config: Config = field(default_factory=Config)
     devices: tuple[Held, ...] = ()
+    inputs: tuple[HeldInput, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -126,6 +151,24 @@ class Disconnected(Message):
 
     device: int = number(high=_DEVICE)
     released: bool = False
+
+
+@dataclass(frozen=True)
+class InputConnected(Message):
+    device: int = number(high=_DEVICE)
+
+
+@dataclass(frozen=True)
+class InputRefused(Message):
+    """The frontend can't be connected as it is."""
+
+    device: int = number(high=_DEVICE)
+    reason: str = text(longest=REASON)
+
+
+@dataclass(frozen=True)
+class InputDisconnected(Message):
+    device: int = number(high=_DEVICE)
 
 
 @dataclass(frozen=True)
@@ -173,6 +216,24 @@ class DeviceStatus(Message):
 
 
 @dataclass(frozen=True)
+class InputStatus(Message):
+    """Of an input device: whose windows it hears, and numbers of events; never which key.
+
+    Counters since the frontend connected or the process started."""
+
+    keyboard: str
+    pointer: str
+    touch: str
+    pressed: int = 0
+    touches: int = 0
+    events_sent: int = 0
+    events_coalesced: int = 0
+    events_dropped: int = 0
+    events_waiting: int = 0
+    keys_withheld: int = 0
+
+
+@dataclass(frozen=True)
 class WorkerStatus(Message):
     """``restarts``: how often a worker went on from a stored state; ``pages_late``: pages that a
     compositor held longer than a frontend waits; ``releasing_pages``: those that it holds now."""
@@ -188,6 +249,7 @@ class WorkerStatus(Message):
     releasing_pages: int = 0
     restarts: int = 0
     devices: dict[str, DeviceStatus] = field(default_factory=dict)
+    inputs: dict[str, InputStatus] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -195,8 +257,12 @@ class Report(Message):
     status: WorkerStatus = field(default_factory=WorkerStatus)
 
 
-TO_WORKER = (Start, Connect, Disconnect, AskStatus)
-TO_SUPERVISOR = (Hello, Ready, Connected, Refused, Failed, Disconnected, Report)
+TO_WORKER = (Start, Connect, Disconnect, ConnectInput, DisconnectInput, AskStatus)
+TO_SUPERVISOR = (
+    *(Hello, Ready, Report),
+    *(Connected, Refused, Failed, Disconnected),
+    *(InputConnected, InputRefused, InputDisconnected),
+)
 
 
 def line(message: Message) -> bytes:

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""The XenbusState handshake as a pure function of what is known; docs/protocol.md draws it.
+"""The XenbusState handshakes as pure functions of what is known; docs/protocol.md draws them.
 
-Written for mainline drm_xen_front (xen_drm_front.c, displback_changed): it starts over whenever
-the backend is Closed or InitWait while it is Connected, by way of Reconfiguring (7) to
+decide() is written for mainline drm_xen_front (xen_drm_front.c, displback_changed): it starts over
+whenever the backend is Closed or InitWait while it is Connected, by way of Reconfiguring (7) to
 Initialising (1), and connects again once the backend is InitWait.
+
+decide_input() is written for mainline xen-kbdfront (xenkbd_backend_changed): it publishes, goes to
+Initialised (3), and to Connected (4) by itself when it sees InitWait or Connected. On Closing and
+Closed it goes to Closed (6), but keeps page and event channel, and is back on the next InitWait.
 """
 
 from __future__ import annotations
@@ -40,13 +44,15 @@ class Link(enum.Enum):
 @dataclass(frozen=True)
 class View:
     """``back``/``front``: states in XenStore, None if the node is gone. ``online``: the toolstack
-    wants the device. ``refused``: the configuration or the frontend is wrong, for now."""
+    wants the device. ``refused``: the configuration or the frontend is wrong, for now. ``renewed``:
+    the frontend has published something else than what the worker holds."""
 
     back: int | None
     front: int | None
     online: bool
     refused: bool
     link: Link
+    renewed: bool = False
 
 
 class Action(enum.Enum):
@@ -54,6 +60,7 @@ class Action(enum.Enum):
     FORGET = "forget"
     CONNECT = "connect"
     RELEASE = "release"
+    RENEW = "renew"
     SAY_INIT_WAIT = State.INIT_WAIT
     SAY_CONNECTED = State.CONNECTED
     SAY_CLOSING = State.CLOSING
@@ -99,3 +106,34 @@ def _towards_connected(back: int, front: int | None) -> Action:
     if back != State.INIT_WAIT:
         return Action.SAY_INIT_WAIT
     return Action.CONNECT if front == State.INITIALISED else Action.NOTHING
+
+
+def decide_input(view: View) -> Action:
+    """decide() for an input device. While the toolstack wants it nothing is ever said that the
+    frontend takes for an end: a page can be mapped and a channel bound again without its help."""
+    if view.link is Link.RELEASING:
+        return Action.NOTHING
+    if view.link is Link.UNKNOWN and view.back not in (None, State.UNKNOWN, State.INITIALISING):
+        return Action.NOTHING
+    gone = view.back is None or view.front is None or not view.online
+    published = view.front in (State.INITIALISED, State.CONNECTED)
+    if view.link in (Link.UP, Link.CONNECTING):
+        if gone or view.refused or not published:
+            return Action.RELEASE
+        if view.link is Link.UP and view.renewed:
+            return Action.RENEW
+        if view.link is Link.UP and view.back != State.CONNECTED:
+            return Action.SAY_CONNECTED
+        return Action.NOTHING
+    if view.back is None:
+        return Action.FORGET
+    if gone or view.refused or view.front == State.CLOSING:
+        return _towards_closed(view.back)
+    if view.front == State.CLOSED and view.back == State.CONNECTED:
+        return Action.SAY_CLOSING
+    if view.front == State.CLOSED and view.back == State.CLOSING:
+        return Action.SAY_CLOSED
+    # also for one that is closed: a driver that comes back closes at once if it finds Closed
+    if view.back not in (State.INIT_WAIT, State.CONNECTED):
+        return Action.SAY_INIT_WAIT
+    return Action.CONNECT if published else Action.NOTHING

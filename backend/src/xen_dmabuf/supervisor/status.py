@@ -14,7 +14,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class DeviceState:
-    """A vdispl device: XenbusStates in XenStore, None if the node is gone, and what its worker
+    """A vdispl or vkb device: XenbusStates in XenStore, None if the node is gone, and what its worker
     holds (handshake.Link). ``reason``: why it may not connect, empty if it may."""
 
     device: int
@@ -26,8 +26,8 @@ class DeviceState:
 
 @dataclass(frozen=True)
 class DomainState:
-    """A domain with a vdispl device. ``pid``: its worker's process, 0 if there is none;
-    ``worker``: starting, ready, or not answering."""
+    """A domain with a vdispl or vkb device. ``pid``: its worker's process, 0 if there is none;
+    ``worker``: starting, ready, not answering, or none: it has no vdispl device."""
 
     domid: int
     name: str
@@ -45,8 +45,8 @@ class Totals:
 
 @dataclass(frozen=True)
 class Event:
-    """One change. ``event``: domain, domain-gone, worker, worker-gone, device, device-gone; the
-    fields below ``name`` are a DeviceState's, None where no device changed."""
+    """One change. ``event``: domain, domain-gone, worker, worker-gone, device, device-gone,
+    input, input-gone; the fields below ``name`` are a DeviceState's, None where no device changed."""
 
     event: str
     domid: int

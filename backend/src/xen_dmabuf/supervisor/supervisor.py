@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The supervisor: the one process that reads and writes XenStore.
 
-Watches the backend's folder for vdispl, keeps one worker unit for each DomU that has a device
-there, and takes each device through its handshake. It maps nothing and draws nothing. When it ends,
-workers and XenStore stay as they are, and the next supervisor finds them.
+Watches the backend's folders for vdispl and vinput, keeps one worker unit for each DomU that has a
+vdispl device, and takes each device through its handshake. It maps nothing and draws nothing. When it
+ends, workers and XenStore stay as they are, and the next supervisor finds them.
 """
 
 from __future__ import annotations
@@ -23,26 +23,56 @@ from .. import limits
 from ..codec import CodecError, encode
 from ..config import Config
 from ..errors import UserError
-from ..link.messages import AskStatus, Disconnect, Hello, Message, Ready, Report, Start, WorkerStatus
+from ..link.messages import (
+    AskStatus,
+    Disconnect,
+    DisconnectInput,
+    Hello,
+    InputConnected,
+    InputDisconnected,
+    InputRefused,
+    Message,
+    Ready,
+    Report,
+    Start,
+    WorkerStatus,
+)
 from ..log import fields
 from .child import Child
 from .control import ControlServer
+from .device import Device
 from .events import Events
 from .lock import Instance
 from .status import SCHEMA, DeviceState, DomainState, Event, Totals
 from .units import Units
 from .vdispl import VDispl
+from .vkbd import VKbd
 from .xenstore import XenStore
 
 log = logging.getLogger(__name__)
 
 _RELEASE_DOMAIN = "@releaseDomain"
 _RETRY = 1.0
-_FRONT_PATH = re.compile(r"/local/domain/([0-9]{1,5})/device/vdispl/([0-9]{1,5})/state", re.ASCII)
+_KINDS: tuple[type[Device], ...] = (VDispl, VKbd)
+"""In the order in which they are looked at: a vkb device belongs to the worker that a vdispl device has."""
+_FRONT_PATH = re.compile(
+    rf"/local/domain/(?P<domid>[0-9]{{1,5}})/device/(?P<kind>{'|'.join(kind.FRONTEND for kind in _KINDS)})"
+    r"/(?P<number>[0-9]{1,5})/state",
+    re.ASCII,
+)
+_Key = tuple[int, int, int]
+"""Place of the kind in _KINDS, domain, number."""
+_OF_INPUTS = (InputConnected, InputRefused, InputDisconnected)
+
+
+def _place(folder: str) -> int:
+    """Of the kind whose backend's or frontend's folder is called so."""
+    return next(place for place, kind in enumerate(_KINDS) if folder in (kind.BACKEND, kind.FRONTEND))
 
 
 class Domain:
-    """A DomU with at least one vdispl device. ``config`` is what its worker has."""
+    """A DomU with at least one device. ``config`` is what its worker has; there is one as long as there
+    are vdispl ``devices``, ``inputs`` alone have none. ``begun``: its link is kept up."""
 
     def __init__(self, domid: int, name: str, config: Config, child: Child) -> None:
         self.domid = domid
@@ -50,17 +80,30 @@ class Domain:
         self.config = config
         self.child = child
         self.devices: dict[int, VDispl] = {}
+        self.inputs: dict[int, VKbd] = {}
+        self.begun = False
         self.ready = False
         self.silent = False
         self.status: asyncio.Future[WorkerStatus | None] | None = None
-        self.published: dict[int, DeviceState] = {}
+        self.published: dict[tuple[str, int], DeviceState] = {}
 
     def summary(self) -> dict[str, Any]:
         """What `xen-dmabuf-backend status` says of it without asking its worker."""
-        worker = "not answering" if self.silent else "ready"
-        state = DomainState(self.domid, self.name, self.child.pid, worker if self.ready else "starting")
+        state = DomainState(self.domid, self.name, self.child.pid if self.begun else 0, self._worker())
         devices = [asdict(device.status()) for device in self.devices.values()]
-        return {**asdict(state), "devices": devices}
+        inputs = [asdict(device.status()) for device in self.inputs.values()]
+        return {**asdict(state), "devices": devices, "inputs": inputs}
+
+    def _worker(self) -> str:
+        if self.ready:
+            return "not answering" if self.silent else "ready"
+        return "starting" if self.begun else "none"
+
+    def all_devices(self) -> list[Device]:
+        return [*self.devices.values(), *self.inputs.values()]
+
+    def of_kind(self, kind: type[Device]) -> dict[int, Any]:
+        return self.devices if kind is VDispl else self.inputs
 
     def ready_child(self) -> Child | None:
         return self.child if self.ready else None
@@ -76,13 +119,18 @@ class Supervisor:
         self._store = store
         self._units = units
         self._own = store.own_domid()
-        self.folder = f"/local/domain/{self._own}/backend/vdispl"
-        self._back_path = re.compile(re.escape(self.folder) + r"/([0-9]{1,5})/([0-9]{1,5})(?:/.*)?", re.ASCII)
+        top = f"/local/domain/{self._own}/backend"
+        self.folders = tuple(f"{top}/{kind.BACKEND}" for kind in _KINDS)
+        self._back_path = re.compile(
+            rf"{top}/(?P<kind>{'|'.join(kind.BACKEND for kind in _KINDS)})"
+            r"/(?P<domid>[0-9]{1,5})/(?P<number>[0-9]{1,5})(?:/.*)?",
+            re.ASCII,
+        )
         self._domains: dict[int, Domain] = {}
         self._stopping = asyncio.Event()
         self._failure = ""
         self._ended = False
-        self._dirty: set[tuple[int, int]] = set()
+        self._dirty: set[_Key] = set()
         self._scheduled = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._events = Events()
@@ -98,11 +146,12 @@ class Supervisor:
             streams = {"watch": self.watch}
             async with ControlServer(self._config.control_socket, answers, streams):
                 loop.add_reader(self._store.fileno(), self.on_watch)
-                self._store.watch(self.folder)
+                for folder in self.folders:
+                    self._store.watch(folder)
                 self._store.watch(_RELEASE_DOMAIN)
                 self.rescan()
                 daemon.notify("READY=1")
-                log.info("serving", extra=fields(path=self.folder))
+                log.info("serving", extra=fields(path=", ".join(self.folders)))
                 self._spawn(self._end_strangers())
                 await self._stopping.wait()
                 daemon.notify("STOPPING=1")
@@ -116,7 +165,7 @@ class Supervisor:
         self._ended = True
         for domain in self._domains.values():
             domain.child.leave()
-            for device in domain.devices.values():
+            for device in domain.all_devices():
                 device.end()
 
     def reload(self) -> None:
@@ -141,7 +190,7 @@ class Supervisor:
     async def _end_strangers(self) -> None:
         """Stop the units of domains that went while no supervisor ran."""
         try:
-            strangers = await self._units.running() - set(self._domains)
+            strangers = await self._units.running() - {domid for domid, d in self._domains.items() if d.begun}
         except OSError as error:
             log.error("units of workers can't be listed", extra=fields(reason=error))
             return
@@ -163,7 +212,7 @@ class Supervisor:
             return
         for path in paths:
             if match := self._back_path.fullmatch(path) or _FRONT_PATH.fullmatch(path):
-                self.touch(int(match[1]), int(match[2]))
+                self.touch(_place(match["kind"]), int(match["domid"]), int(match["number"]))
             else:
                 self._rescan_surely()
 
@@ -185,35 +234,36 @@ class Supervisor:
 
     def rescan(self) -> None:
         """Look at every device that is there or that was."""
-        for domid in self._store.list(self.folder):
-            for name in self._store.list(f"{self.folder}/{domid}"):
-                if domid.isascii() and domid.isdigit() and name.isascii() and name.isdigit():
-                    self.touch(int(domid), int(name))
+        for place, folder in enumerate(self.folders):
+            for domid in self._store.list(folder):
+                for name in self._store.list(f"{folder}/{domid}"):
+                    if domid.isascii() and domid.isdigit() and name.isascii() and name.isdigit():
+                        self.touch(place, int(domid), int(name))
         for domain in self._domains.values():
             gone = not self._store.domain_exists(domain.domid)
-            for number, device in domain.devices.items():
+            for device in domain.all_devices():
                 device.domain_gone = gone
-                self.touch(domain.domid, number)
+            self._touch_all(domain)
 
-    def touch(self, domid: int, number: int) -> None:
+    def touch(self, place: int, domid: int, number: int) -> None:
         """Step this device soon; many watches of one moment are one step."""
-        self._dirty.add((domid, number))
+        self._dirty.add((place, domid, number))
         if not self._scheduled and not self._ended:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._step_dirty)
 
     def _touch_all(self, domain: Domain) -> None:
-        for number in domain.devices:
-            self.touch(domain.domid, number)
+        for device in domain.all_devices():
+            self.touch(_place(device.BACKEND), domain.domid, device.number)
 
     def _step_dirty(self) -> None:
         self._scheduled = False
         dirty, self._dirty = self._dirty, set()
-        for domid, number in sorted(dirty):
+        for place, domid, number in sorted(dirty):
             if self._ended:
                 return
             try:
-                self._step(domid, number)
+                self._step(_KINDS[place], domid, number)
             except Exception as error:  # of one device: all others have their step nevertheless
                 bug = None if isinstance(error, OSError) else error
                 log.error(
@@ -221,55 +271,56 @@ class Supervisor:
                     exc_info=bug,
                     extra=fields(domid=domid, device=number, reason=error),
                 )
-                asyncio.get_running_loop().call_later(_RETRY, self.touch, domid, number)
+                asyncio.get_running_loop().call_later(_RETRY, self.touch, place, domid, number)
 
-    def _step(self, domid: int, number: int) -> None:
+    def _step(self, kind: type[Device], domid: int, number: int) -> None:
         domain = self._domains.get(domid)
-        device = domain.devices.get(number) if domain else None
+        device = domain.of_kind(kind).get(number) if domain else None
         if device is None:
-            if self._store.read(f"{self.folder}/{domid}/{number}/state") is None:
-                if domain and not domain.devices:  # it went before it could be begun with
-                    self._retire(domain)
+            if self._store.read(f"{self.folders[_KINDS.index(kind)]}/{domid}/{number}/state") is None:
+                if domain:
+                    self._tidy(domain)  # it went before it could be begun with
                 return
             domain = self._domain(domid)
-            device = domain.devices[number] = self._device(domain, number)
-            log.info("device found", extra=fields(domain=domain.name, domid=domid, device=number))
+            device = domain.of_kind(kind)[number] = self._device(domain, kind, number)
+            log.info("device found", extra=fields(domain=domain.name, domid=domid, kind=kind.BACKEND, device=number))
+            self._begin(domain)
         assert domain is not None
         device.step()
         self._publish_device(domain, device)
         if device.forgotten:
-            del domain.devices[number]
-            if not domain.devices:
-                self._retire(domain)
+            del domain.of_kind(kind)[number]
+            self._tidy(domain)
 
     def _publish(self, event: str, domain: Domain) -> None:
         self._events.publish(Event(event, domain.domid, domain.name))
 
-    def _publish_device(self, domain: Domain, device: VDispl) -> None:
+    def _publish_device(self, domain: Domain, device: Device) -> None:
         """If it isn't what those who watch know."""
-        state = device.status()
-        before = domain.published.pop(device.number, None)
+        state, key = device.status(), (device.BACKEND, device.number)
+        before = domain.published.pop(key, None)
+        event = "device" if isinstance(device, VDispl) else "input"
         if device.forgotten:
-            event = "device-gone"
+            event += "-gone"
         else:
-            event = "device"
-            domain.published[device.number] = state
+            domain.published[key] = state
         if state != before or device.forgotten:
             self._events.publish(Event(event, domain.domid, domain.name, **asdict(state)))
 
-    def _device(self, domain: Domain, number: int) -> VDispl:
-        device = VDispl(
-            self._store,
-            self._own,
-            domain.domid,
-            number,
-            domain.name,
-            lambda: domain.config.quota_for(domain.name),
+    def _device(self, domain: Domain, kind: type[Device], number: int) -> Device:
+        who = (self._store, self._own, domain.domid, number, domain.name)
+        place = _KINDS.index(kind)
+        calls = (
             domain.ready_child,
-            lambda: self.touch(domain.domid, number),
+            lambda: self.touch(place, domain.domid, number),
             lambda reason: self._stuck(domain, reason),
         )
-        if domain.ready:
+        device: Device
+        if kind is VDispl:
+            device = VDispl(*who, lambda: domain.config.quota_for(domain.name), *calls)
+        else:
+            device = VKbd(*who, lambda: not domain.devices, *calls)
+        if domain.ready or (kind is VKbd and not domain.devices):
             device.on_hello(None)
         return device
 
@@ -277,23 +328,42 @@ class Supervisor:
         domain = self._domains.get(domid)
         if domain is None:
             name = self._store.read(f"/local/domain/{domid}/name") or f"domain-{domid}"
-            child = Child(
-                domid,
-                self._units,
-                lambda message: self._on_message(domid, child, message),
-                lambda: self._on_lost(domid, child),
-            )
-            domain = self._domains[domid] = Domain(domid, name[:64], self._config, child)
+            domain = self._domains[domid] = Domain(domid, name[:64], self._config, self._child(domid))
             self._publish("domain", domain)
-            child.begin()
         return domain
 
+    def _child(self, domid: int) -> Child:
+        child = Child(
+            domid,
+            self._units,
+            lambda message: self._on_message(domid, child, message),
+            lambda: self._on_lost(domid, child),
+        )
+        return child
+
+    def _begin(self, domain: Domain) -> None:
+        """Its first vdispl device: now there is something to do for a worker."""
+        if domain.devices and not domain.begun:
+            domain.begun = True
+            domain.child.begin()
+
+    def _tidy(self, domain: Domain) -> None:
+        """A device is gone: without one the domain is, too, and without a vdispl device its worker."""
+        if domain.begun and not domain.devices:
+            self._retire(domain)
+        if not domain.devices and not domain.inputs:
+            del self._domains[domain.domid]
+            log.info("domain has no device left", extra=fields(domain=domain.name, domid=domain.domid))
+            self._publish("domain-gone", domain)
+
     def _retire(self, domain: Domain) -> None:
-        """The last device is gone: the worker has nothing left to do."""
-        del self._domains[domain.domid]
-        log.info("domain has no device left", extra=fields(domain=domain.name, domid=domain.domid))
-        self._publish("domain-gone", domain)
+        """The last vdispl device is gone: the worker has nothing left to do."""
         self._spawn(domain.child.stop())
+        domain.child = self._child(domain.domid)
+        domain.begun = domain.ready = domain.silent = False
+        for device in domain.inputs.values():
+            device.on_hello(None)
+        self._touch_all(domain)
 
     # -- workers
 
@@ -327,7 +397,8 @@ class Supervisor:
             domain.status.set_result(message.status)
             return
         else:
-            device = domain.devices.get(message.device)  # type: ignore[attr-defined]
+            kind = VKbd if isinstance(message, _OF_INPUTS) else VDispl
+            device = domain.of_kind(kind).get(message.device)  # type: ignore[attr-defined]
             if device:
                 device.on_worker(message)
         self._touch_all(domain)
@@ -340,17 +411,23 @@ class Supervisor:
         if hello.domid != domain.domid:
             raise CodecError(f"the worker of domain {domain.domid} says that it is {hello.domid}'s")
         domain.config, domain.ready, domain.silent = hello.config, True, False
-        held = {entry.device: entry for entry in hello.devices}
+        held = {entry.device: entry.connectors for entry in hello.devices}
         log.info(
             "worker found",
             extra=fields(domain=domain.name, domid=domain.domid, devices=sorted(held)),
         )
         self._publish("worker", domain)
         for number in held.keys() - domain.devices.keys():
-            if self._store.read(f"{self.folder}/{domain.domid}/{number}/state") is None:
+            if self._store.read(f"{self.folders[0]}/{domain.domid}/{number}/state") is None:
                 domain.child.send(Disconnect(number))  # removed while there was no supervisor
         for number, device in domain.devices.items():
             device.on_hello(held.get(number))
+        inputs = {entry.device: entry.spec for entry in hello.inputs}
+        for number in inputs.keys() - domain.inputs.keys():
+            if self._store.read(f"{self.folders[1]}/{domain.domid}/{number}/state") is None:
+                domain.child.send(DisconnectInput(number))
+        for number, listening in domain.inputs.items():
+            listening.on_hello(inputs.get(number))
 
     def _on_ready(self, domain: Domain) -> None:
         """It has nothing yet."""
@@ -360,7 +437,7 @@ class Supervisor:
             extra=fields(domain=domain.name, domid=domain.domid, pid=domain.child.pid),
         )
         self._publish("worker", domain)
-        for device in domain.devices.values():
+        for device in domain.all_devices():
             device.on_hello(None)
 
     def _on_lost(self, domid: int, child: Child) -> None:
@@ -372,7 +449,7 @@ class Supervisor:
         domain.ready = domain.silent = False
         if domain.status and not domain.status.done():
             domain.status.set_result(None)
-        for device in domain.devices.values():
+        for device in domain.all_devices():
             device.on_lost()
 
     def _stuck(self, domain: Domain, reason: str) -> None:
@@ -382,19 +459,20 @@ class Supervisor:
             extra=fields(domain=domain.name, domid=domain.domid, reason=reason),
         )
         domain.ready = False
-        for device in domain.devices.values():
+        for device in domain.all_devices():
             device.on_lost()
         self._spawn(self._begin_anew(domain))
 
     async def _begin_anew(self, domain: Domain) -> None:
         """End a worker and all that is kept of it; what it held is given back then."""
-        await domain.child.stop()
-        if self._current(domain.domid, domain.child) is None:
+        child = domain.child
+        await child.stop()
+        if self._current(domain.domid, child) is None:
             return
-        for device in domain.devices.values():
+        for device in domain.all_devices():
             device.on_hello(None)
         self._touch_all(domain)
-        domain.child.begin()
+        child.begin()
 
     # -- status
 
@@ -425,8 +503,9 @@ class Supervisor:
     async def _domain_status(self, domain: Domain) -> dict[str, Any]:
         details = encode(await self._worker_status(domain) or WorkerStatus())
         summary = domain.summary()
-        devices = details["devices"]
-        summary["devices"] = [devices.get(str(device["device"]), {}) | device for device in summary["devices"]]
+        for name in ("devices", "inputs"):
+            known = details[name]
+            summary[name] = [known.get(str(device["device"]), {}) | device for device in summary[name]]
         return details | summary
 
     async def _worker_status(self, domain: Domain) -> WorkerStatus | None:

@@ -11,6 +11,7 @@ import importlib
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,11 +19,14 @@ from typing import Any
 from ..config import Quota
 from ..displif.spec import ConnectorSpec
 from ..errors import RequestError, UserError
+from ..kbdif.spec import MOST_CONTACTS, InputSpec
 
-_MAX_VALUE = 64  # bytes; no node of the protocol needs more
+_MAX_VALUE = 64  # bytes; no node of the protocols needs more, but for three names in one
+_MAX_NAMES = 128
 _NUMBER = re.compile(r"[0-9]{1,10}", re.ASCII)
 _RESOLUTION = re.compile(r"([0-9]{1,5})x([0-9]{1,5})", re.ASCII)
 _NAME = re.compile(r"[^A-Za-z0-9_-]")
+_ROLES = re.compile(r"[KPT]:[^;]*(?:;[KPT]:[^;]*)*;?", re.ASCII)
 _U32 = 0xFFFFFFFF
 
 
@@ -163,10 +167,10 @@ class XenStore:
             raise OSError(error.args[0] if error.args else errno.EIO, "XenStore", path) from error
 
 
-def _bounded(store: XenStore, path: str) -> str | None:
+def _bounded(store: XenStore, path: str, longest: int = _MAX_VALUE) -> str | None:
     value = store.read(path)
-    if value is not None and len(value) > _MAX_VALUE:
-        raise RequestError(errno.EINVAL, path, f"{len(value)} bytes", f"at most {_MAX_VALUE}")
+    if value is not None and len(value) > longest:
+        raise RequestError(errno.EINVAL, path, f"{len(value)} bytes", f"at most {longest}")
     return value
 
 
@@ -211,8 +215,12 @@ def read_resolution(store: XenStore, path: str, quota: Quota) -> tuple[int, int]
 
 
 def _connector_name(store: XenStore, path: str, index: int) -> str:
-    text = (_bounded(store, f"{path}/unique-id") or "").strip()
-    return _NAME.sub("_", text)[:32] or str(index)
+    return _name(_bounded(store, f"{path}/unique-id") or "", index)
+
+
+def _name(text: str, index: int) -> str:
+    """A connector's name: the unique-id, or the index."""
+    return _NAME.sub("_", text.strip())[:32] or str(index)
 
 
 def read_connectors(store: XenStore, frontend: str, quota: Quota) -> list[ConnectorSpec]:
@@ -251,3 +259,104 @@ def _check_unique(specs: list[ConnectorSpec], frontend: str) -> None:
     for what, values in (("ring-ref", refs), ("event-channel", ports)):
         if len(set(values)) != len(values):
             raise RequestError(errno.EINVAL, f"{frontend}/*/{what}", values, "must be unique")
+
+
+# -- input devices
+
+
+@dataclass(frozen=True)
+class InputFeatures:
+    """What the toolstack made of an input device: an InputSpec but for what the frontend has a say in."""
+
+    keyboard: str
+    pointer: str
+    touch: str
+    absolute: bool
+    width: int
+    height: int
+    touch_width: int
+    touch_height: int
+    contacts: int
+
+
+def read_input_features(store: XenStore, backend: str, number: int) -> InputFeatures:
+    """From the backend's own node, which no DomU can write. RequestError names node and remedy."""
+    names = _input_names(store, f"{backend}/unique-id", number)
+    has_keyboard = not _flag(store, f"{backend}/feature-disable-keyboard")
+    has_pointer = not _flag(store, f"{backend}/feature-disable-pointer")
+    has_touch = _flag(store, f"{backend}/feature-multi-touch")
+    if has_keyboard and not has_pointer:
+        raise RequestError(
+            errno.EINVAL,
+            f"{backend}/feature-disable-pointer",
+            1,
+            "a keyboard without a pointer: any key makes mainline's xen-kbdfront dereference NULL (info->ptr), which"
+            " takes the guest down; leave feature-disable-pointer out of the domain's vkb. This project's guest"
+            " series has the patch, but no guest says that it has it",
+        )
+    return InputFeatures(
+        names["K"] if has_keyboard else "",
+        names["P"] if has_pointer else "",
+        names["T"] if has_touch else "",
+        _flag(store, f"{backend}/feature-abs-pointer"),
+        _size(store, f"{backend}/width", 800),
+        _size(store, f"{backend}/height", 600),
+        _size(store, f"{backend}/multi-touch-width", 800) if has_touch else 0,
+        _size(store, f"{backend}/multi-touch-height", 600) if has_touch else 0,
+        _number_or(store, f"{backend}/multi-touch-num-contacts", 1, MOST_CONTACTS) if has_touch else 0,
+    )
+
+
+def read_input(store: XenStore, frontend: str, features: InputFeatures) -> InputSpec | None:
+    """What the frontend published, None if that isn't all there. RequestError for anything else.
+
+    A feature that it asks for and was not offered has no effect (kbdif.h), nor has one that was
+    offered and that it does not ask for.
+    """
+    ref = read_number(store, f"{frontend}/page-gref", low=1)
+    port = read_number(store, f"{frontend}/event-channel", low=1)
+    if ref is None or port is None:
+        return None
+    absolute = features.absolute and bool(features.pointer) and _flag(store, f"{frontend}/request-abs-pointer")
+    touch = bool(features.touch) and _flag(store, f"{frontend}/request-multi-touch")
+    return InputSpec(
+        ref,
+        port,
+        features.keyboard,
+        features.pointer,
+        features.touch if touch else "",
+        features.width if absolute else 0,
+        features.height if absolute else 0,
+        features.touch_width if touch else 0,
+        features.touch_height if touch else 0,
+        features.contacts if touch else 0,
+    )
+
+
+def _input_names(store: XenStore, path: str, number: int) -> dict[str, str]:
+    """The connectors of keyboard, pointer and touch screen: one unique-id for all, or `K:id;P:id;T:id`,
+    as displ_be's configurations have it; what that leaves out is for no connector."""
+    text = (_bounded(store, path, _MAX_NAMES) or "").strip()
+    if not _ROLES.fullmatch(text):
+        return dict.fromkeys("KPT", _name(text, number))
+    names = dict.fromkeys("KPT", "")
+    for part in filter(None, text.split(";")):
+        role, name = part[0], part[2:].strip()
+        if names[role] or not name:
+            raise RequestError(errno.EINVAL, path, repr(text), "K, P and T at most once each, with a name")
+        names[role] = _name(name, number)
+    return names
+
+
+def _number_or(store: XenStore, path: str, default: int, high: int) -> int:
+    value = read_number(store, path, 1, high)
+    return default if value is None else value
+
+
+def _size(store: XenStore, path: str, default: int) -> int:
+    """``default`` is what xen-kbdfront takes."""
+    return _number_or(store, path, default, 1 << 16)
+
+
+def _flag(store: XenStore, path: str) -> bool:
+    return bool(read_number(store, path))

@@ -35,6 +35,7 @@ from .protocols import (
     entries,
     ffi,
 )
+from .seat import Seats
 from .window import Window
 
 log = logging.getLogger(__name__)
@@ -86,6 +87,7 @@ class Compositor:
         self._on_lost = on_lost
         self._display: Display | None = None
         self._registry: Proxy = None
+        self.seats = Seats()
         self._loop = asyncio.get_running_loop()
         self._fd = -1
         self._writing = False
@@ -116,6 +118,7 @@ class Compositor:
         self._loop.add_reader(self._fd, self._readable)
         self._registry = self._display.get_registry()
         self._registry.dispatcher["global"] = self._on_global
+        self._registry.dispatcher["global_remove"] = lambda _registry, name: self.seats.unbind(name)
         try:
             await self._set_up()
         except BaseException:  # cancelled, too: a live Display must never be left to the collector
@@ -150,6 +153,7 @@ class Compositor:
             if not future.done():
                 future.set_exception(ConnectionLost(self._path))
         self._pending.clear()
+        self.seats.close()
         WlRegistry.registry.clear()  # else pywayland would take the dead display for the new one
         self._registry = self._feedback = None
         self._globals.clear()
@@ -207,6 +211,8 @@ class Compositor:
     # -- globals
 
     def _on_global(self, registry: Proxy, name: int, interface: str, version: int) -> None:
+        if interface == "wl_seat":
+            return self.seats.bind(registry, name, version)
         known = _KNOWN.get(interface)
         if known is None or interface in self._globals:
             return

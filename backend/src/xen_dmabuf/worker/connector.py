@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from .. import limits
 from ..displif import directory, edid, geometry, wire
-from ..displif.ring import EventPage, RequestRing, RingError
+from ..displif.ring import FlipEvents, RequestRing, RingError
 from ..displif.spec import ConnectorSpec
 from ..errors import ConnectionLost, RequestError
 from ..link.messages import ConnectorStatus
@@ -132,7 +132,7 @@ class Connector:
         try:
             self._requests = RequestRing(self._page(self.spec.req_ref))
             self._stack.callback(self._requests.close)
-            self._events = EventPage(self._page(self.spec.evt_ref))
+            self._events = FlipEvents(self._page(self.spec.evt_ref))
             self._stack.callback(self._events.close)
             self.req_port = self._bind(self.spec.req_port, self._wake.set)
             self.evt_port = self._bind(self.spec.evt_port, lambda: None)
@@ -162,7 +162,7 @@ class Connector:
         try:
             self._requests = RequestRing(self._page(self.spec.req_ref), answered)
             self._stack.callback(self._requests.close)
-            self._events = EventPage(self._page(self.spec.evt_ref), (in_prod, event_id))
+            self._events = FlipEvents(self._page(self.spec.evt_ref), (in_prod, event_id))
             self._stack.callback(self._events.close)
             for port, callback in (
                 (stored.req_port, self._wake.set),
@@ -430,6 +430,7 @@ class Connector:
                 self._scene.display.scale,
                 self._scene.display.hidden_flips_per_second,
             )
+            compositor.seats.add(self.window, self._scene.inputs.at(self.spec.name))
         self.window.present(
             image,
             configuration.crop,
@@ -451,6 +452,8 @@ class Connector:
         """Unmap the window; flips still open are answered as not shown."""
         window, self.window = self.window, None
         if window:
+            if self._scene.compositor:
+                self._scene.compositor.seats.remove(window)
             window.destroy()
         if answer:
             for flip in list(self._open):

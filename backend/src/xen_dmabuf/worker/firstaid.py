@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 
 from ..displif import packets
-from ..displif.ring import EventPage, RequestRing, RingError
+from ..displif.ring import FlipEvents, RequestRing, RingError
 from ..xen.evtchn import Evtchn
 from ..xen.gntdev import Gntdev
 from .statefile import MOST_ATTEMPTS, Journal, StateError, StateFile
@@ -72,7 +72,7 @@ def _answer(grants: Gntdev, evtchn: Evtchn, journal: Journal) -> int:
         for ref in (req_ref, evt_ref):
             pages.append(grants.map([ref], writable=True))
         requests = RequestRing(pages[0].map, values[0])
-        events = EventPage(pages[1].map, (values[1], values[2]))
+        events = FlipEvents(pages[1].map, (values[1], values[2]))
         try:
             count = _take(requests, events, journal, values)
             requests.publish()
@@ -88,7 +88,7 @@ def _answer(grants: Gntdev, evtchn: Evtchn, journal: Journal) -> int:
     return count
 
 
-def _take(requests: RequestRing, events: EventPage, journal: Journal, values: list[int]) -> int:
+def _take(requests: RequestRing, events: FlipEvents, journal: Journal, values: list[int]) -> int:
     """Write the answers; ``values`` are the journal's, and what they are after it."""
     requests.complete(Journal.RESPONSE.pack(*values[_RESPONSE]).ljust(packets.PACKET_SIZE, b"\0"))
     room = len(values[_COOKIES])

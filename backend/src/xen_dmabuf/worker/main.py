@@ -24,7 +24,17 @@ from .. import log as logs
 from ..codec import CodecError
 from ..errors import UserError
 from ..link import messages
-from ..link.messages import AskStatus, Connect, Disconnect, Message, Ready, Report, Start
+from ..link.messages import (
+    AskStatus,
+    Connect,
+    ConnectInput,
+    Disconnect,
+    DisconnectInput,
+    Message,
+    Ready,
+    Report,
+    Start,
+)
 from ..linux import process
 from ..log import fields
 from .statefile import StateError
@@ -41,7 +51,7 @@ class Control:
     def __init__(self, domid: int) -> None:
         self._domid = domid
         self._writer: asyncio.StreamWriter | None = None
-        self._jobs: dict[int, asyncio.Task[None]] = {}
+        self._jobs: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._ending = asyncio.Event()
         self.status = 0
         self.worker = Worker(self.send)
@@ -100,9 +110,13 @@ class Control:
         if isinstance(message, Start):
             self._start(message)
         elif isinstance(message, Connect):
-            self._begin(message.device, self.worker.connect(message.device, message.connectors))
+            self._begin("vdispl", message.device, self.worker.connect(message.device, message.connectors))
         elif isinstance(message, Disconnect):
-            self._begin(message.device, self.worker.disconnect(message.device))
+            self._begin("vdispl", message.device, self.worker.disconnect(message.device))
+        elif isinstance(message, ConnectInput):
+            self._begin("vkb", message.device, self.worker.connect_input(message.device, message.spec))
+        elif isinstance(message, DisconnectInput):
+            self._begin("vkb", message.device, self.worker.disconnect_input(message.device))
         elif isinstance(message, AskStatus):
             self.send(Report(self.worker.status()))
 
@@ -113,16 +127,16 @@ class Control:
         self.worker.start(message.domid, message.name, message.config)
         self.send(Ready())
 
-    def _begin(self, device: int, coroutine: Awaitable[None]) -> None:
+    def _begin(self, kind: str, device: int, coroutine: Awaitable[None]) -> None:
         """One job of a device after the other, but devices don't wait for each other."""
-        before = self._jobs.get(device)
+        before = self._jobs.get((kind, device))
 
         async def job() -> None:
             if before:
                 await asyncio.wait({before})
             await coroutine
 
-        task = self._jobs[device] = asyncio.get_running_loop().create_task(job())
+        task = self._jobs[kind, device] = asyncio.get_running_loop().create_task(job())
         task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:

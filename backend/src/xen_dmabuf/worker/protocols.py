@@ -24,7 +24,7 @@ try:
     import pywayland.protocol as _package
     from pywayland import ffi
     from pywayland.client import Display
-    from pywayland.protocol.wayland import WlCompositor, WlRegistry, WlShm
+    from pywayland.protocol.wayland import WlCompositor, WlKeyboard, WlPointer, WlRegistry, WlSeat, WlShm, WlTouch
 except ImportError as _error:
     raise UserError(
         f"pywayland is needed to talk to the compositor: {_error.__context__ or _error};"
@@ -61,16 +61,31 @@ def entries(layout: str, data: bytes) -> list[tuple[int, ...]]:
     return list(struct.iter_unpack(layout, data[: len(data) // size * size]))
 
 
+def forgive_dead_objects(*interfaces: Proxy) -> None:
+    """libwayland passes NULL in place of an object that this side has destroyed already. pywayland takes
+    that for an error and loses the event; from now on these interfaces' handlers get None."""
+    for interface in interfaces:
+        for event in interface.events:
+            for argument in event.arguments:
+                if argument.interface is not None:
+                    object.__setattr__(argument, "nullable", True)  # it is frozen
+
+
 __all__ = [
     "Display",
     "Proxy",
     "WlCompositor",
+    "WlKeyboard",
+    "WlPointer",
     "WlRegistry",
+    "WlSeat",
     "WlShm",
+    "WlTouch",
     "WpViewporter",
     "XdgToplevel",
     "XdgWmBase",
     "ZwpLinuxDmabufV1",
     "entries",
     "ffi",
+    "forgive_dead_objects",
 ]

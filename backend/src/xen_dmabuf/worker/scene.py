@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""What all devices of a DomU share: the compositor of the moment, its GPU's caches, counters."""
+"""What all devices of a DomU share: the compositor of the moment, its GPU's caches, input, counters."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from ..config import Display
+from .input import Inputs
 
 if TYPE_CHECKING:  # the compositor's code is loaded when the rings are served already
     from .caches import Caches
@@ -15,9 +16,10 @@ if TYPE_CHECKING:  # the compositor's code is loaded when the rings are served a
 class Scene:
     """Written by the worker, read by its devices. ``compositor`` and ``caches`` may be None."""
 
-    def __init__(self, domain: str, display: Display) -> None:
+    def __init__(self, domain: str, display: Display, inputs: Inputs | None = None) -> None:
         self.domain = domain
         self.display = display
+        self.inputs = inputs or Inputs()
         self.compositor: Compositor | None = None
         self.caches: Caches | None = None
         self.pixel_bytes_copied = 0

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .. import codec
-from ..codec import CodecError, choice, number, text
+from ..codec import CodecError, choice, number, required, text
 from ..config import STRATEGIES, Config
 from ..displif import geometry, wire
 from ..displif.spec import ConnectorSpec
+from ..kbdif.spec import InputSpec
 from .statefile import StateError
 
 VERSION = 1
@@ -57,6 +58,15 @@ class StoredDevice:
 
 
 @dataclass(frozen=True)
+class StoredInput:
+    """``port``: the local one of the stored evtchn file."""
+
+    device: int = number(high=99_999)
+    port: int = number(high=_U32)
+    spec: InputSpec = required()
+
+
+@dataclass(frozen=True)
 class StoredWorker:
     version: int = number(low=VERSION, high=VERSION)
     domid: int = number(high=0x7FEF)
@@ -64,6 +74,7 @@ class StoredWorker:
     restarts: int = number(0)
     config: Config = field(default_factory=Config)
     devices: tuple[StoredDevice, ...] = ()
+    inputs: tuple[StoredInput, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,10 +123,21 @@ def read(data: bytes, domid: int) -> StoredWorker:
     numbers = [device.device for device in stored.devices]
     journals = [c.journal for device in stored.devices for c in device.connectors]
     buffers = [number for device in stored.devices for number in device.buffers]
-    for what, values in (("device", numbers), ("journal", journals), ("buffer", buffers)):
+    inputs = [entry.device for entry in stored.inputs]
+    for what, values in (
+        *(("device", numbers), ("journal", journals), ("buffer", buffers)),
+        *(("input device", inputs), ("port", _ports(stored))),
+    ):
         if len(set(values)) != len(values):
             raise StateError(f"names a {what} twice")
     return stored
+
+
+def _ports(stored: StoredWorker) -> list[int]:
+    """All local ports: two that are one would take each other's events."""
+    connectors = [connector for device in stored.devices for connector in device.connectors]
+    of_connectors = [port for connector in connectors for port in (connector.req_port, connector.evt_port)]
+    return of_connectors + [entry.port for entry in stored.inputs]
 
 
 def _check(device: StoredDevice, connectors: int, buffers: int) -> None:

@@ -73,6 +73,7 @@ class Window:
         self._toplevel.set_app_id(app_id)
         self._title = title
         self._limit, self._exact = (0, 0), False
+        self._extent = (1, 1)
         self._configured = False
         self._next: tuple[Image, Crop] | None = None
         self._shown: tuple[Image, Crop] | None = None
@@ -81,6 +82,24 @@ class Window:
         self.hidden = False
         self._surface.commit()
         compositor.flush()
+
+    # -- what a seat asks (seat.py)
+
+    @property
+    def surface(self) -> Proxy:
+        """The wl_surface that gets input, None once it is destroyed."""
+        return self._surface
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Pixels of the connector."""
+        crop = self._shown[1] if self._shown else None
+        return (crop.width, crop.height) if crop else (1, 1)
+
+    def locate(self, x: float, y: float) -> tuple[float, float]:
+        """Where a place of the surface is in the connector, in pixels; it may be outside."""
+        width, height = self.size
+        return x * width / self._extent[0], y * height / self._extent[1]
 
     # -- what the connector does
 
@@ -160,7 +179,7 @@ class Window:
         self._compositor.flush()
 
     def _place(self, image: Image, crop: Crop) -> None:
-        width, height = fit(crop.width, crop.height, self._limit, self._scale, self._exact)
+        width, height = self._extent = fit(crop.width, crop.height, self._limit, self._scale, self._exact)
         if (crop.width, crop.height) == (image.width, image.height):
             self._viewport.set_source(-1, -1, -1, -1)
         else:

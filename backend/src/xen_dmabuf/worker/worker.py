@@ -20,12 +20,16 @@ from .. import limits
 from ..config import Config
 from ..displif.spec import ConnectorSpec
 from ..errors import ConnectionLost, RequestError, UserError
+from ..kbdif.spec import InputSpec
 from ..link.messages import (
     REASON,
     Connected,
     Disconnected,
     Failed,
     Hello,
+    InputConnected,
+    InputDisconnected,
+    InputRefused,
     Message,
     Refused,
     WorkerStatus,
@@ -37,10 +41,11 @@ from ..xen.gntdev import Gntdev
 from .backing import BackingFactory
 from .device import Device
 from .displaybuffers import stored_number
+from .input import Input, Inputs
 from .ports import Ports
 from .releases import Releases
 from .scene import Scene
-from .state import VERSION, StoredWorker, pack, read
+from .state import VERSION, StoredInput, StoredWorker, pack, read
 from .statefile import MOST_ATTEMPTS, StateError, StateFile
 from .store import EVTCHN, GRANTS, STATE, FdStore
 
@@ -86,8 +91,11 @@ class Worker:
     def _begin(self, domid: int, name: str, config: Config) -> None:
         fence()  # fails now, with its sentence, if libatomic is missing
         self.domid, self.config = domid, config
-        self.scene = Scene(name, config.display)
+        self.scene = Scene(name, config.display, Inputs(self._keyboard_at_once))
         self._grants = Gntdev(domid)
+
+    def _keyboard_at_once(self, connector: str) -> bool:
+        return self.config.connector_for(self.scene.domain, connector).keyboard == "always"
 
     def serve(self) -> None:
         """Answer the DomU, and look for the compositor."""
@@ -131,8 +139,20 @@ class Worker:
         for entry in stored.devices:
             device = self._devices[entry.device] = self._device(entry.device)
             device.adopt(entry, files)
+        for listening in stored.inputs:
+            self._adopt_input(listening)
         self.save()
         asyncio.get_running_loop().call_later(_LIVED_LONG, self._lived)
+
+    def _adopt_input(self, stored: StoredInput) -> None:
+        """What can't be gone on with is only input: the supervisor hears that it isn't there."""
+        device = self._input(stored.device, stored.spec)
+        try:
+            device.adopt(stored)
+        except OSError as error:
+            log.error("input device lost", extra=fields(domain=self.scene.domain, device=stored.device, reason=error))
+        else:
+            self.scene.inputs.add(device)
 
     def _lived(self) -> None:
         """The state did no harm: the next process may try it as often."""
@@ -145,6 +165,7 @@ class Worker:
             self._store.remove(name)
         for device in self._devices.values():
             device.abandon()
+        self.scene.inputs.close_all()
         self._close(files)
         if self._ports:
             self._ports.close()
@@ -175,6 +196,7 @@ class Worker:
             self._restarts,
             self.config,
             tuple(device.stored() for device in self._devices.values()),
+            tuple(device.stored() for device in self.scene.inputs),
         )
         try:
             self._state.write(pack(stored))
@@ -196,6 +218,10 @@ class Worker:
             self.save,
             lambda reason: self._broken(number, reason),
         )
+
+    def _input(self, number: int, spec: InputSpec) -> Input:
+        assert self._grants and self._ports
+        return Input(number, spec, self._grants, self._ports)
 
     # -- tasks
 
@@ -353,6 +379,24 @@ class Worker:
             )
         return released
 
+    async def connect_input(self, number: int, spec: InputSpec) -> None:
+        self.scene.inputs.close(number)
+        device = self._input(number, spec)
+        try:
+            device.open()
+        except OSError as error:
+            self.save()
+            self._send(InputRefused(number, str(error)[:REASON]))
+            return
+        self.scene.inputs.add(device)
+        self.save()
+        self._send(InputConnected(number))
+
+    async def disconnect_input(self, number: int) -> None:
+        self.scene.inputs.close(number)
+        self.save()
+        self._send(InputDisconnected(number))
+
     def leave(self) -> None:
         """This process was asked to end, and is not what its state does harm to."""
         self._lived()
@@ -361,6 +405,7 @@ class Worker:
         """Give everything back, as if the DomU were gone."""
         for number in list(self._devices):
             await self._give_back(number)
+        self.scene.inputs.close_all()
         for task in list(self._tasks):
             task.cancel()
         self._releases.close()
@@ -376,7 +421,8 @@ class Worker:
 
     def hello(self) -> Hello:
         held = tuple(device.held() for device in self._devices.values())
-        return Hello(self.domid, self.config, held)
+        inputs = tuple(device.held() for device in self.scene.inputs)
+        return Hello(self.domid, self.config, held, inputs)
 
     def status(self) -> WorkerStatus:
         caches, scene = self.scene.caches, self.scene
@@ -392,4 +438,5 @@ class Worker:
             self._releases.pages,
             self._restarts,
             {str(number): device.status() for number, device in self._devices.items()},
+            {str(device.number): device.status() for device in self.scene.inputs},
         )

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: MIT
+"""What is typed and pointed at in Dom0 is heard by the DomU whose window it is done in, and by no other."""
+
+import os
+import struct
+import unittest
+
+from oeqa.runtime.xen_dmabuf import picture
+from oeqa.runtime.xen_dmabuf.case import XenDmabufCase
+from oeqa.runtime.xen_dmabuf.dom0 import TOOLS, poll
+
+FILES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "files")
+HANDS = "xen_dmabuf_hands.py"
+FIFO = f"{TOOLS}/hands"
+DEVICES = ("Keyboard", "Pointer")
+EVENT = struct.Struct("<qqHHi")
+EV_KEY, EV_ABS = 1, 3
+BTN_LEFT = 0x110
+KEY_A, KEY_B, KEY_C = 30, 48, 46
+RANGE = 32768
+SECONDS = 60
+
+
+class XenDmabufInputTest(XenDmabufCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        if cls.dom0.try_run("test -c /dev/uinput || modprobe uinput")[0]:
+            raise unittest.SkipTest("no /dev/uinput in Dom0: its kernel lacks CONFIG_INPUT_UINPUT")
+        cls.dom0.target.copyTo(os.path.join(FILES, HANDS), f"{TOOLS}/{HANDS}")
+        cls.dom0.run(f"cd {TOOLS}; rm -f hands; setsid python3 {HANDS} {FIFO} > hands.log 2>&1 & echo $! > hands.pid")
+        cls.addClassCleanup(cls.dom0.try_run, f"kill $(cat {TOOLS}/hands.pid)")
+        poll(lambda: cls.dom0.try_run(f"test -p {FIFO}")[0] == 0, SECONDS, f"keyboard and tablet: {TOOLS}/hands.log")
+        cls.one = cls.class_domu("xen-dmabuf-typed", 6)
+        cls.one.start(vkb=cls._vkb(640, 480))
+        cls._listen(cls.one)
+
+    @staticmethod
+    def _vkb(width, height):
+        """xl's line of a device for the connector id0."""
+        size = f"width={width},height={height}"
+        return f'["backend=Domain-0,backend-type=linux,unique-id=id0,feature-abs-pointer=1,{size}"]'
+
+    @classmethod
+    def _listen(cls, domu):
+        """Keep what its devices say in files."""
+        there = "grep -q 'Virtual Pointer' /sys/class/input/event*/device/name"
+        poll(lambda: domu.try_run(there)[0] == 0, SECONDS, f"{domu.name}: the frontend's devices")
+        for name in DEVICES:
+            node = f"$(basename $(dirname $(dirname $(grep -l 'Virtual {name}' /sys/class/input/event*/device/name))))"
+            domu.run(f"cat /dev/input/{node} > /tmp/{name} & true")
+
+    def events(self, domu, name):
+        """(type, code, value) of all that a device of a DomU has said so far."""
+        text = domu.run(f"od -An -v -tx1 /tmp/{name} | tr -d ' \\n'")
+        data = bytes.fromhex(text.strip())
+        return [found[2:] for found in EVENT.iter_unpack(data[: len(data) // EVENT.size * EVENT.size])]
+
+    def keys(self, domu, name="Keyboard"):
+        return [(code, value) for kind, code, value in self.events(domu, name) if kind == EV_KEY]
+
+    def place(self, domu):
+        """Where the pointer of a DomU is: the last of each axis."""
+        axes = {code: value for kind, code, value in self.events(domu, "Pointer") if kind == EV_ABS}
+        return axes.get(0, 0), axes.get(1, 0)
+
+    def hands(self, *lines):
+        self.dom0.run(f"printf '%s\\n' {' '.join(repr(line) for line in lines)} > {FIFO}")
+
+    def window(self, domu):
+        """Screen's size, and where a DomU's picture is on it."""
+        (state,) = domu.screens("flip 1", SECONDS)
+        expected = picture.frame(state["width"], state["height"], state["stream"], state["frame"])
+        found = []
+
+        def there():
+            screen = self.dom0.screenshot()
+            at = picture.find(screen, expected)
+            if at:
+                found.append((len(screen[0]) // 3, len(screen), *at))
+            return at
+
+        poll(there, SECONDS, f"{domu.name}'s picture on the screen")
+        return found[0]
+
+    def point(self, window, x, y):
+        """At a pixel of a window's picture."""
+        width, height, left, top = window
+        self.hands(f"point {(2 * (left + x) + 1) * RANGE // (2 * width)} {(2 * (top + y) + 1) * RANGE // (2 * height)}")
+
+    def click(self, domu, window, x=100, y=100):
+        before = len(self.keys(domu, "Pointer"))
+        self.point(window, x, y)
+        self.hands(f"key {BTN_LEFT}")
+        expected = [(BTN_LEFT, 1), (BTN_LEFT, 0)]
+        poll(lambda: self.keys(domu, "Pointer")[before:] == expected, SECONDS, f"{domu.name} hears the click")
+
+    def test_keys_and_corners(self):
+        window = self.window(self.one)
+        self.click(self.one, window)
+        before = len(self.keys(self.one))
+        self.hands(f"key {KEY_A} {KEY_B}")
+        expected = [(code, value) for code in (KEY_A, KEY_B) for value in (1, 0)]
+        poll(lambda: self.keys(self.one)[before:] == expected, SECONDS, "the keys, in their order")
+        for x, y in ((0, 0), (639, 0), (0, 479), (639, 479), (320, 240)):
+            self.point(window, x, y)
+
+            def near(x=x, y=y):
+                seen = self.place(self.one)
+                return abs(seen[0] - x) <= 1 and abs(seen[1] - y) <= 1
+
+            poll(near, SECONDS, f"{x},{y} within a pixel: {self.place(self.one)}")
+
+    def test_only_the_focused_domu_hears(self):
+        other = self.domu("xen-dmabuf-other", 7)
+        other.start(size="320x240", vkb=self._vkb(320, 240))
+        self._listen(other)
+        # the window that has come has the keyboard now, and hears nothing before a click
+        silent = len(self.keys(other))
+        self.hands(f"key {KEY_A}")
+        self.click(other, self.window(other))
+        self.assertEqual(len(self.keys(other)), silent, "a key before the click")
+        mine, theirs = len(self.keys(self.one)), len(self.keys(other))
+        self.hands(f"key {KEY_B}")
+        poll(lambda: self.keys(other)[theirs:] == [(KEY_B, 1), (KEY_B, 0)], SECONDS, "the other hears the key")
+        self.assertEqual(len(self.keys(self.one)), mine, "the first hears nothing")
+
+    def test_a_worker_that_is_killed_with_a_key_held(self):
+        window = self.window(self.one)
+        self.click(self.one, window)
+        before = len(self.keys(self.one))
+        self.hands(f"press {KEY_C}")
+        poll(lambda: self.keys(self.one)[before:] == [(KEY_C, 1)], SECONDS, "the key that is held")
+        old = self.one.worker()
+        self.dom0.run(f"kill -9 {old}")
+        self.one.wait_for_worker(old)
+        poll(lambda: self.keys(self.one)[before:] == [(KEY_C, 1), (KEY_C, 0)], SECONDS, "released by its successor")
+        self.hands(f"release {KEY_C}")
+        status = self.one.backend()["inputs"][0]
+        self.assertEqual((status["backend_state"], status["frontend_state"], status["pressed"]), (4, 4, 0))
+        self.click(self.one, self.window(self.one))
+        self.hands(f"key {KEY_A}")
+        poll(lambda: self.keys(self.one)[-2:] == [(KEY_A, 1), (KEY_A, 0)], SECONDS, "it goes on")
