@@ -17,12 +17,14 @@ from xen_dmabuf.displif import fourcc
 
 _GLOBALS = {
     "wl_compositor": 4,
+    "wl_subcompositor": 1,
     "wl_shm": 1,
     "xdg_wm_base": 1,
     "wp_viewporter": 1,
     "zwp_linux_dmabuf_v1": 3,
 }
 _SERVERS = 0xFF000000
+_MAKES = {("wl_compositor", 0): "wl_surface", ("xdg_wm_base", 2): "xdg_surface"}
 
 
 class _Client:
@@ -35,6 +37,10 @@ class _Client:
         self._next = _SERVERS
         self._waiting: list[int] = []
         self._fds: list[int] = []
+        self._planes: dict[int, int] = {}
+        self._frames: list[int] = []
+        self._unconfigured: dict[int, int] = {}
+        self._attached: dict[int, int] = {}
         self.buffers: dict[int, int] = {}
         asyncio.get_running_loop().add_reader(connection, self._readable)
 
@@ -42,9 +48,10 @@ class _Client:
         if self.connection.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(self.connection)
             self.connection.close()
-        for fd in (*self._fds, *self.buffers.values()):
+        for fd in (*self._fds, *self._planes.values(), *self.buffers.values()):
             os.close(fd)
         self._fds.clear()
+        self._planes.clear()
         self.buffers.clear()
 
     def _readable(self) -> None:
@@ -77,8 +84,18 @@ class _Client:
             (self._registry if opcode else self._sync)(new)
         elif kind == "wl_registry":
             self._bind(body)
+        elif (kind, opcode) in _MAKES:
+            self._kinds[struct.unpack_from("@I", body)[0]] = _MAKES[kind, opcode]
+            if kind == "xdg_wm_base":
+                self._unconfigured[struct.unpack("@II", body)[1]] = struct.unpack_from("@I", body)[0]
+        elif kind == "wl_surface":
+            self._surface(identifier, opcode, body)
         elif kind == "zwp_linux_dmabuf_v1" and opcode == 1:
             self._kinds[struct.unpack("@I", body)[0]] = "params"
+        elif kind == "wl_shm":  # create_pool
+            os.close(self._fds.pop(0))
+        elif kind == "params" and opcode == 1:  # add
+            self._planes[identifier] = self._fds.pop(0)
         elif kind == "params" and opcode == 2:
             self._waiting.append(identifier)
             self._owner.asked += 1
@@ -87,6 +104,19 @@ class _Client:
         elif kind == "wl_buffer" and opcode == 0:
             os.close(self.buffers.pop(identifier))
             self._owner.destroyed += 1
+
+    def _surface(self, identifier: int, opcode: int, body: bytes) -> None:
+        if opcode == 1:  # attach
+            self._attached[identifier] = struct.unpack_from("@I", body)[0]
+        elif opcode == 3:  # frame
+            self._frames.append(struct.unpack("@I", body)[0])
+        elif opcode == 6 and identifier in self._unconfigured:  # commit
+            self._send(self._unconfigured.pop(identifier), 0, struct.pack("@I", 1))
+        elif opcode == 6 and self._owner.ends_when_shown and self._attached.get(identifier) in self.buffers:
+            asyncio.get_running_loop().call_later(0.02, self.close)
+        elif opcode == 6:
+            while self._frames:
+                self._send(self._frames.pop(0), 0, struct.pack("@I", 0))
 
     def _sync(self, new: int) -> None:
         self._send(new, 0, struct.pack("@I", 0))
@@ -112,7 +142,7 @@ class _Client:
         """Say that all buffers are imported that were asked for."""
         for params in self._waiting:
             self._kinds[self._next] = "wl_buffer"
-            self.buffers[self._next] = self._fds.pop(0)
+            self.buffers[self._next] = self._planes.pop(params)
             self._send(params, 0, struct.pack("@I", self._next))
             self._next += 1
         self._waiting.clear()
@@ -121,9 +151,12 @@ class _Client:
 class OddCompositor:
     """A context manager. ``asked``: imports; ``destroyed``: wl_buffers that a client destroyed."""
 
-    def __init__(self, path: str, *, holding: bool = False, ends_connections: bool = False) -> None:
+    def __init__(
+        self, path: str, *, holding: bool = False, ends_connections: bool = False, ends_when_shown: bool = False
+    ) -> None:
         self.holding = holding
         self.ends_connections = ends_connections
+        self.ends_when_shown = ends_when_shown
         self.asked = self.destroyed = 0
         self.clients: list[_Client] = []
         self._socket = socket.socket(socket.AF_UNIX)

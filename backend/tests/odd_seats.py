@@ -14,7 +14,7 @@ import struct
 
 from waiting import until
 
-_GLOBALS = {"wl_compositor": 4, "wl_shm": 1, "xdg_wm_base": 1, "wp_viewporter": 1}
+_GLOBALS = {"wl_compositor": 4, "wl_subcompositor": 1, "wl_shm": 1, "xdg_wm_base": 1, "wp_viewporter": 1}
 POINTER, KEYBOARD, TOUCH = 1, 2, 4
 _PARTS = ("wl_pointer", "wl_keyboard", "wl_touch")
 

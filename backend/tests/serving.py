@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 
 from fakes import FakeXen
@@ -17,13 +18,17 @@ from xen_dmabuf.worker.worker import Worker
 
 @contextlib.asynccontextmanager
 async def serving(
-    xen: FakeXen, socket: str, *sizes: tuple[int, int], quota: Quota | None = None, keyboard: str = "after-click"
+    xen: FakeXen,
+    socket: str,
+    *sizes: tuple[int, int],
+    quota: Quota | None = None,
+    screen: ConnectorConfig | None = None,
 ):
     """A connected worker and its frontend; afterwards nothing may be left mapped or bound."""
     messages: list[Message] = []
     worker = Worker(messages.append)
-    table = {"*": ConnectorConfig(keyboard=keyboard)}
-    config = Config(display=Display(socket=socket), quota={"default": quota or Quota()}, connector=table)
+    config = Config(display=Display(socket=socket), quota={"default": quota or Quota()})
+    config = dataclasses.replace(config, connector={"*": screen or ConnectorConfig()})
     frontend = Frontend(xen, *sizes)
     worker.start(5, "domu", config)
     worker.messages = messages
@@ -42,3 +47,8 @@ async def serving(
 def status_of(worker: Worker, number: int = 0) -> dict:
     """What somebody who asks the worker's supervisor hears of a device."""
     return json.loads(json.dumps(encode(worker.status())))["devices"][str(number)]
+
+
+def placed(window):
+    """The part of the guest's picture that a window shows, and where; None for none."""
+    return None if window is None or window.shows(window._idle) else window._picture.placed

@@ -14,6 +14,7 @@ import pytest
 from fuzz.wayland import Server, array, u32
 from waiting import until
 
+from xen_dmabuf.config import ConnectorConfig
 from xen_dmabuf.displif import fourcc
 from xen_dmabuf.worker.compositor import Compositor
 from xen_dmabuf.worker.window import Window
@@ -45,6 +46,7 @@ class _Server(Server):
         os.close(fd)
         self.send(feedback, 2, array(device))
         self.send(feedback, 5, array(indices))
+        self.send(feedback, 0)
 
     def configure(self, states: bytes) -> None:
         for toplevel in self._of("xdg_toplevel"):
@@ -145,12 +147,25 @@ def test_states_with_half_a_number():
 
     async def run():
         async with _connected() as (compositor, server, lost):
-            window = Window(compositor, "domu 0", "test", "down", 10)
+            window = Window(compositor, "domu 0", "test", (64, 48), ConnectorConfig(), 10)
             await until(lambda: window._configured, "the first configure")
             server.configure(u32(1) + b"\1")
             await asyncio.wait_for(compositor._sync(), 10)
-            assert window._exact and not lost
+            assert window._must and not lost
             window.destroy()
+
+    asyncio.run(run())
+
+
+def test_formats_that_are_announced_again_replace_the_first():
+    async def run():
+        async with _connected() as (compositor, server, lost):
+            assert set(compositor.dmabuf_formats) == _CODES
+            server._said = (lambda: _memory(_TABLE), len(_TABLE), _DEVICE, b"")
+            for feedback in server._of("feedback"):
+                server._feedback(feedback)
+            await asyncio.wait_for(compositor._sync(), 10)
+            assert not compositor.dmabuf_formats and not lost
 
     asyncio.run(run())
 

@@ -10,7 +10,7 @@ import signal
 
 import pytest
 from frontend import Frontend
-from serving import serving, status_of
+from serving import placed, serving, status_of
 from waiting import until
 
 from xen_dmabuf import limits
@@ -167,12 +167,12 @@ def test_a_slow_import_is_no_refusal(xen, weston, monkeypatch):
             assert await control.call(OP.OP_PG_FLIP, 1) == 0
             await until(lambda: control.flips_done() == [(0, 1)], "the event")
             connector = worker._devices[0].connectors[0]
-            assert connector.counters.flips_not_shown == 1 and connector.window is None
+            assert connector.counters.flips_not_shown == 1 and placed(connector.window) is None
             await frontend.buffer(2, 64, 48)
             assert await control.call(OP.OP_FB_ATTACH, 2, 2, 64, 48, fourcc.XRGB8888) == 0
             assert await control.call(OP.OP_DBUF_DESTROY, 2) == 0, "while it is imported"
             release.set()
-            await until(lambda: connector.window is not None, "the picture")
+            await until(lambda: placed(connector.window), "the picture")
             assert await control.call(OP.OP_PG_FLIP, 1) == 0
             await until(lambda: connector.counters.flips_shown == 1, "a shown flip")
 
@@ -205,7 +205,7 @@ def test_compositor_killed_and_restarted_shows_again(xen, weston):
             await until(lambda: control.flips_done() == [(0, 1)], "answered without a compositor")
             weston.start()
             connector = worker._devices[0].connectors[0]
-            await until(lambda: connector.window is not None, "the picture in the new Weston")
+            await until(lambda: connector.window and placed(connector.window), "the picture in the new Weston")
             assert await control.call(OP.OP_PG_FLIP, 1) == 0
             await until(lambda: connector.counters.flips_shown == 1, "a flip that is shown")
             assert connector.counters.flips_not_shown == 1

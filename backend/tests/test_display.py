@@ -12,11 +12,13 @@ import pytest
 from waiting import until
 
 from xen_dmabuf import limits
+from xen_dmabuf.config import ConnectorConfig
 from xen_dmabuf.displif import fourcc
 from xen_dmabuf.displif.geometry import Crop
 from xen_dmabuf.errors import ConnectionLost, ImportRefused
-from xen_dmabuf.worker.compositor import Compositor, Image
-from xen_dmabuf.worker.window import Window, fit
+from xen_dmabuf.worker.compositor import Compositor
+from xen_dmabuf.worker.image import Image
+from xen_dmabuf.worker.window import Window
 
 
 def image(compositor: Compositor, width: int, height: int) -> Image:
@@ -27,6 +29,10 @@ def image(compositor: Compositor, width: int, height: int) -> Image:
         return compositor.share_memory(fd, size, width, height, width * 4, 0, fourcc.XRGB8888)
     finally:
         os.close(fd)
+
+
+def open_window(compositor: Compositor, size=(320, 240), **settings) -> Window:
+    return Window(compositor, "domu 0", "test", size, ConnectorConfig(**settings), 10)
 
 
 @contextlib.asynccontextmanager
@@ -54,7 +60,7 @@ def test_formats_are_listed(weston):
 def test_flip_is_answered_once_shown(weston):
     async def run():
         async with connected(weston.socket) as (compositor, _lost):
-            window = Window(compositor, "domu 0", "test", "down", 10)
+            window = open_window(compositor)
             images = [image(compositor, 320, 240) for _ in range(2)]
             answers: list[bool] = []
             for number in range(6):
@@ -74,7 +80,7 @@ async def draw_unreleased(window, old, new):
     await until(lambda: answers == [True], "the first picture")
     old.buffer.dispatcher["release"] = None
     window.present(new, Crop(0, 0, 64, 48), answers.append)
-    await until(lambda: window._pending[0].drawn, "the second picture")
+    await until(lambda: window._picture._pending[0].drawn, "the second picture")
     return answers
 
 
@@ -83,13 +89,13 @@ def test_flip_is_not_answered_while_the_replaced_buffer_is_read(weston):
 
     async def run():
         async with connected(weston.socket) as (compositor, _lost):
-            window = Window(compositor, "domu 0", "test", "down", 10)
+            window = open_window(compositor)
             old, new = (image(compositor, 64, 48) for _ in range(2))
             answers = await draw_unreleased(window, old, new)
             assert old.busy and answers == [True]
             window.present(new, Crop(0, 0, 64, 48), answers.append)
             assert answers == [True], "later flips wait behind it"
-            old._release(None)
+            old._on_release(None)
             await until(lambda: answers == [True] * 3, "answers after the release")
             window.present(old, Crop(0, 0, 64, 48), answers.append, wait_release=False)
             await until(lambda: len(answers) == 4, "a copied picture waits for nobody")
@@ -102,7 +108,7 @@ def test_flip_does_not_wait_for_a_buffer_that_is_gone(weston):
 
     async def run():
         async with connected(weston.socket) as (compositor, _lost):
-            window = Window(compositor, "domu 0", "test", "down", 10)
+            window = open_window(compositor)
             old, new = (image(compositor, 64, 48) for _ in range(2))
             answers = await draw_unreleased(window, old, new)
             assert answers == [True]
@@ -118,7 +124,7 @@ def test_any_size_fits_a_fullscreen_window(kiosk, size):
 
     async def run():
         async with connected(kiosk.socket) as (compositor, lost):
-            window = Window(compositor, "domu 0", "test", "down", 10)
+            window = open_window(compositor)
             picture = image(compositor, *size)
             answers: list[bool] = []
             window.present(picture, Crop(0, 0, *size), answers.append)
@@ -132,12 +138,11 @@ def test_any_size_fits_a_fullscreen_window(kiosk, size):
 
 def test_larger_than_fullscreen_really_is_fatal(kiosk, monkeypatch):
     """The counter-proof of the test above: without scaling the connection ends."""
-    unscaled = lambda width, height, *_rest: (width, height)  # noqa: E731
-    monkeypatch.setattr("xen_dmabuf.worker.window.fit", unscaled)
+    monkeypatch.setattr("xen_dmabuf.worker.layout.window", lambda content, *_rest: content)
 
     async def run():
         async with connected(kiosk.socket) as (compositor, lost):
-            window = Window(compositor, "domu 0", "test", "down", 10)
+            window = open_window(compositor)
             window.present(image(compositor, 1920, 1080), Crop(0, 0, 1920, 1080), None)
             await until(lambda: bool(lost), "the protocol error")
 
@@ -147,7 +152,7 @@ def test_larger_than_fullscreen_really_is_fatal(kiosk, monkeypatch):
 def test_undrawn_window_is_answered_as_not_shown(blind):
     async def run():
         async with connected(blind.socket) as (compositor, _lost):
-            window = Window(compositor, "domu 0", "test", "down", 10)
+            window = open_window(compositor)
             images = [image(compositor, 64, 48) for _ in range(2)]
             answers: list[bool] = []
             window.present(images[0], Crop(0, 0, 64, 48), answers.append)
@@ -160,7 +165,7 @@ def test_undrawn_window_is_answered_as_not_shown(blind):
                 assert not images[1 - number % 2].busy
             assert answers == [False] * 11 and window.hidden
             assert loop.time() - start > 0.9, "hidden flips must be held to 10 a second"
-            assert len(window._callbacks) <= 2, "frame callbacks pile up in the compositor"
+            assert len(window._picture._callbacks) <= 2, "frame callbacks pile up in the compositor"
 
     asyncio.run(run())
 
@@ -170,7 +175,7 @@ def test_a_destroyed_window_answers_nobody(blind, monkeypatch):
 
     async def run():
         async with connected(blind.socket) as (compositor, _lost):
-            window = Window(compositor, "domu 0", "test", "down", 10)
+            window = open_window(compositor)
             picture = image(compositor, 64, 48)
             answers: list[bool] = []
             window.present(picture, Crop(0, 0, 64, 48), answers.append)
@@ -179,7 +184,7 @@ def test_a_destroyed_window_answers_nobody(blind, monkeypatch):
             window.destroy()
             assert not window.shows(picture)
             await asyncio.wait_for(compositor._sync(), 5)
-            other = Window(compositor, "domu 1", "test", "down", 10)
+            other = open_window(compositor)
             later: list[bool] = []
             other.present(picture, Crop(0, 0, 64, 48), later.append)
             await until(lambda: later == [False], "the answer of a window that isn't destroyed")
@@ -206,7 +211,7 @@ def test_killed_compositor_is_noticed_and_the_next_one_works(weston):
     async def run():
         for _round in range(2):
             async with connected(weston.socket) as (compositor, lost):
-                window = Window(compositor, "domu 0", "test", "down", 10)
+                window = open_window(compositor)
                 answers: list[bool] = []
                 window.present(image(compositor, 64, 64), Crop(0, 0, 64, 64), answers.append)
                 await until(lambda answers=answers: bool(answers), "answer")
@@ -226,18 +231,3 @@ def test_no_compositor_is_an_oserror_with_the_path(tmp_path):
             await Compositor(str(tmp_path / "nobody"), lambda: None).connect()
 
     asyncio.run(run())
-
-
-@pytest.mark.parametrize(
-    ("size", "limit", "scale", "exact", "expected"),
-    [
-        ((640, 480), (0, 0), "down", False, (640, 480)),
-        ((640, 480), (1920, 1080), "down", False, (640, 480)),
-        ((640, 480), (1920, 1080), "fit", False, (1440, 1080)),
-        ((1920, 1080), (640, 480), "down", False, (640, 360)),
-        ((1920, 1080), (640, 480), "down", True, (640, 480)),
-        ((8192, 1), (64, 64), "down", False, (64, 1)),
-    ],
-)
-def test_fit(size, limit, scale, exact, expected):
-    assert fit(*size, limit, scale, exact) == expected

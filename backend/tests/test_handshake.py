@@ -29,7 +29,7 @@ from waiting import until
 
 from xen_dmabuf import limits
 from xen_dmabuf.codec import CodecError
-from xen_dmabuf.config import Config
+from xen_dmabuf.config import Config, Quota
 from xen_dmabuf.errors import UserError
 from xen_dmabuf.link.messages import (
     AskStatus,
@@ -100,6 +100,32 @@ def test_connects_and_hands_over_what_the_frontend_published():
             assert (first.req_ref, first.req_port) == (10, 11)
             assert (second.evt_ref, second.evt_port) == (112, 113)
             assert store.history == ["2", "4"]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("quota", "served", "why"),
+    [
+        (4, 2, "connectors 2 are not served: the frontend has not published them"),
+        (1, 1, "connectors 1, 2 are not served: the quota is 1"),
+    ],
+)
+def test_connectors_that_are_not_served_are_named_and_cost_no_other(quota, served, why):
+    """xl configures five, drm_xen_front publishes four: the four are served."""
+
+    async def run():
+        store = FakeStore()
+        config = Config(quota={"default": Quota(connectors=quota)})
+        async with running(store, lambda: config) as supervisor:
+            toolstack_creates(store)
+            store.nodes[f"{FRONT}/2/resolution"] = "640x480"
+            await connect(store)
+            (child,) = FakeChild.made
+            (message,) = [m for m in child.sent if isinstance(m, Connect)]
+            assert len(message.connectors) == served
+            (domain,) = (await supervisor.domains())["domains"]
+            assert why in domain["devices"][0]["warning"] and not domain["devices"][0]["reason"]
 
     asyncio.run(run())
 

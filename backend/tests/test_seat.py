@@ -13,11 +13,11 @@ import select
 import pytest
 from hands import HEIGHT, WIDTH, Desk, Guest, desk
 from odd_seats import KEYBOARD, POINTER, TOUCH, OddSeats
-from serving import serving
+from serving import placed, serving
 from succession import Store, Succession
 from waiting import until
 
-from xen_dmabuf.config import Config, Display
+from xen_dmabuf.config import Config, ConnectorConfig, Display
 from xen_dmabuf.kbdif import packets
 from xen_dmabuf.link.messages import InputConnected, InputDisconnected, InputRefused
 from xen_dmabuf.worker.compositor import Compositor
@@ -43,7 +43,8 @@ async def hand(function, *arguments) -> None:
 @contextlib.asynccontextmanager
 async def typed(xen, there: Desk, keyboard: str = "after-click", **features: int):
     """A worker with two connectors, each with an input device; the windows are on the desk's screens."""
-    async with serving(xen, there.socket, *SIZES, keyboard=keyboard) as (worker, frontend):
+    screen = ConnectorConfig(keyboard=keyboard)
+    async with serving(xen, there.socket, *SIZES, screen=screen) as (worker, frontend):
         guests = [Guest(xen, f"id{number}", **features) for number in (0, 1)]
         for number, guest in enumerate(guests):
             await worker.connect_input(number, guest.spec)
@@ -65,8 +66,7 @@ async def typed(xen, there: Desk, keyboard: str = "after-click", **features: int
 
 def _shown(worker) -> int:
     windows = [connector.window for connector in worker._devices[0].connectors]
-    # a window shows its picture itself, or has a part that does
-    return sum(window is not None and getattr(window, "_picture", window)._shown is not None for window in windows)
+    return sum(placed(window) is not None for window in windows)
 
 
 async def read_all(guests: list[Guest]) -> None:

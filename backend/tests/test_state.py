@@ -21,6 +21,7 @@ import pytest
 from frontend import Frontend, FrontendConnector
 from hypothesis import given
 from hypothesis import strategies as st
+from serving import placed
 from succession import DOMID, Succession, stop_at, succession
 from waiting import until
 
@@ -343,7 +344,7 @@ async def _events(workers: Succession, expected: list[tuple[int, int]], connecto
 
 async def _windows(worker: Worker) -> None:
     connectors = worker._devices[0].connectors
-    await until(lambda: all(connector.window for connector in connectors), "a window of each")
+    await until(lambda: all(c.window and placed(c.window) for c in connectors), "a picture of each")
 
 
 def test_a_successor_goes_on_in_the_middle_of_everything(xen, weston, monkeypatch):
@@ -368,7 +369,7 @@ def test_a_successor_goes_on_in_the_middle_of_everything(xen, weston, monkeypatc
                 await _events(workers, [(first, 2), (first + 1, 1)])
                 assert control.response()[1:3] == (OP.OP_PG_FLIP, 0)
                 held = Held(0, tuple(frontend.specs))
-                assert worker.hello() == Hello(DOMID, workers.config, (held,))
+                assert worker.hello() == Hello(DOMID, workers.config, (held,), name="domu")
                 assert worker.status().restarts == life
                 connector = worker._devices[0].connectors[0]
                 await _windows(worker)
@@ -402,7 +403,7 @@ def test_a_successor_without_its_compositor_waits_for_it(xen, weston, monkeypatc
             await _events(workers, [(0, 1)])
             weston.start()
             connector = worker._devices[0].connectors[0]
-            await until(lambda: connector.window is not None, "the picture")
+            await until(lambda: connector.window and placed(connector.window), "the picture")
 
     asyncio.run(run())
 
@@ -577,8 +578,8 @@ def test_a_configuration_that_does_not_fit_costs_no_other_connector(xen, weston,
             control.ring[slot + 2] = 0x7F
             worker = workers.go_on()
             first, second = worker._devices[0].connectors
-            await until(lambda: second.window is not None, "the other window")
-            assert first.configuration.fb_cookie == 2 and first.window is None
+            await until(lambda: second.window and placed(second.window), "the other picture")
+            assert first.configuration.fb_cookie == 2 and placed(first.window)[0].width == 32
 
     asyncio.run(run())
 

@@ -177,8 +177,8 @@ def test_a_status_has_what_worker_and_supervisor_know(tmp_path):
     (domain,) = status["domains"]
     assert domain["pid"] == 100 and domain["worker"] == "ready" and domain["restarts"] == 2
     (device,) = domain["devices"]
-    assert device == plain({**asdict(DEVICE), **asdict(DeviceState(0, 4, 4, "up", ""))})
-    assert domain["inputs"] == [plain({**asdict(INPUT), **asdict(DeviceState(0, 4, 4, "up", ""))})]
+    assert device == plain({**asdict(DEVICE), **asdict(DeviceState(0, 4, 4, "up", "", ""))})
+    assert domain["inputs"] == [plain({**asdict(INPUT), **asdict(DeviceState(0, 4, 4, "up", "", ""))})]
     assert status["totals"] == {"domains": 1, "pixel_bytes_copied": 512}
 
 

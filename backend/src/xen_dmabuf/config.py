@@ -12,14 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .codec import CodecError, choice, decode, number
+from .codec import CodecError, choice, decode, number, text
 from .errors import UserError
 
 STRATEGIES = ("map", "export", "copy")
 ALLOCATORS = ("gbm", "dumb")
 CACHES = ("auto", "always", "never")
-SCALES = ("down", "fit")
+SCALES = ("down", "fit", "stretch", "none")
+PLACEMENTS = ("window", "maximised", "fullscreen")
 KEYBOARDS = ("after-click", "always")
+_COLOUR = re.compile("#[0-9a-fA-F]{6}")
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -40,7 +42,6 @@ class Display:
 
     socket: str = "/run/wayland-0"
     app_id: str = "xen-dmabuf"
-    scale: str = choice("down", SCALES)
     hidden_flips_per_second: int = number(10, low=1, high=60)
 
 
@@ -57,9 +58,33 @@ class Gpu:
 
 @dataclass(frozen=True)
 class ConnectorConfig:
-    """One screen of one DomU. ``keyboard``: whether keys need a click or touch in it first."""
+    """One screen of one DomU: where and how it is shown, and who gets the keyboard.
 
+    ``output``: a wl_output's name, "" for the compositor's choice. ``ivi_id``: 0 for none.
+    ``idle``: "#rrggbb" or the path of a PPM file. ``refresh_per_second``: of a guest that draws
+    without flips. ``keyboard``: whether keys need a click or touch in it first.
+    """
+
+    output: str = text("", longest=256)
+    placement: str = choice("window", PLACEMENTS)
+    scale: str = choice("down", SCALES)
+    ivi_id: int = number(0, high=0xFFFF_FFFE)
+    alpha: bool = False
+    idle: str = text("#000000", longest=4096)
+    refresh_per_second: int = number(15, low=1, high=60)
     keyboard: str = choice("after-click", KEYBOARDS)
+
+    def __post_init__(self) -> None:
+        if not _COLOUR.fullmatch(self.idle) and not self.idle.startswith("/"):
+            raise CodecError(f'idle: {self.idle[:80]!r}: "#rrggbb" or the absolute path of a PPM file is expected')
+
+    def colour(self) -> bytes:
+        """Red, green and blue of the ground."""
+        return bytes.fromhex(self.idle[1:]) if _COLOUR.fullmatch(self.idle) else bytes(3)
+
+    def idle_file(self) -> str:
+        """The idle picture's path, or ""."""
+        return "" if _COLOUR.fullmatch(self.idle) else self.idle
 
 
 @dataclass(frozen=True)

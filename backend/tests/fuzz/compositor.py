@@ -24,12 +24,14 @@ from typing import Any
 import pytest
 import pywayland.dispatcher
 
+from xen_dmabuf.config import PLACEMENTS, SCALES, ConnectorConfig
 from xen_dmabuf.displif import fourcc
 from xen_dmabuf.displif.geometry import Crop
 from xen_dmabuf.errors import ConnectionLost, ImportRefused
 from xen_dmabuf.worker import compositor as module
 from xen_dmabuf.worker import gpu
-from xen_dmabuf.worker.compositor import Compositor, Image
+from xen_dmabuf.worker.compositor import Compositor
+from xen_dmabuf.worker.image import Image
 from xen_dmabuf.worker.window import Window
 
 from .base import Faults, Target, Wrong, check, open_files, patched, run, settle, strict_log
@@ -80,7 +82,10 @@ class _Client:
         chance, kind = self.chance, self.chance.random()
         code = chance.choice(_CODES)
         if not self.windows or kind < 0.03:
-            window = self.compositor.open_window("domu \u2028", "app", chance.choice(("down", "fit")), 10)
+            settings = ConnectorConfig(
+                output=chance.choice(("", "DP-1")), placement=chance.choice(PLACEMENTS), scale=chance.choice(SCALES)
+            )
+            window = Window(self.compositor, "domu \u2028", "app", (64, 48), settings, 10)
             self.windows.append(window)
             self.answers[window] = []
         elif kind < 0.2:
@@ -94,8 +99,10 @@ class _Client:
             chance.choice(self.imports).cancel()
         elif kind < 0.42 and self.images:
             self._drop(chance.choice(self.images))
-        elif kind < 0.46:
+        elif kind < 0.44:
             self._hide(self.windows[-1])
+        elif kind < 0.46:
+            self._blank(chance.choice(self.windows))
         elif self.images:
             self._present(chance.choice(self.windows), chance.choice(self.images))
         self.compositor.flush()
@@ -104,7 +111,7 @@ class _Client:
         """As Connector.drop() does before a framebuffer goes."""
         for window in list(self.windows):
             if window.shows(image) and not window.replace(image):
-                self._hide(window)
+                self._blank(window)
         image.destroy()
         self.images.remove(image)
 
@@ -113,6 +120,12 @@ class _Client:
         window.destroy()
         self.windows.remove(window)
         self._at_most_once(self.answers.pop(window))
+
+    def _blank(self, window: Window) -> None:
+        """Nobody is answered who waits."""
+        window.blank()
+        self._at_most_once(self.answers[window])
+        self.answers[window] = []
 
     def _present(self, window: Window, image: Image) -> None:
         chance = self.chance

@@ -369,7 +369,7 @@ class Session:
             Connector(xen, chance, index, None if index else tables, self.statuses)
             for index in range(chance.randrange(1, 4))
         ]
-        self.scene = Scene("domu", self.config.display)
+        self.scene = Scene("domu", self.config)
         device = Device(
             0,
             self.grants,

@@ -36,6 +36,7 @@ class Shown(Session):
                 compositor.close()
             else:
                 self.scene.compositor = compositor
+                self.device.compositor_found(self.chance.random() < 0.5)
                 restore = asyncio.get_running_loop().create_task(self.device.restore())
                 try:
                     await lost.wait()

@@ -22,6 +22,7 @@ _CREATES = {
     ("wl_display", 1): "wl_registry",
     ("wl_compositor", 0): "wl_surface",
     ("wl_compositor", 1): "wl_region",
+    ("wl_subcompositor", 1): "wl_subsurface",
     ("wl_shm", 0): "wl_shm_pool",
     ("wl_shm_pool", 0): "wl_buffer",
     ("wl_surface", 3): "wl_callback",
@@ -35,6 +36,7 @@ _CREATES = {
 _DESTROYS = {
     ("wl_surface", 0),
     ("wl_region", 0),
+    ("wl_subsurface", 0),
     ("wl_shm_pool", 1),
     ("wl_buffer", 0),
     ("wp_viewport", 0),
@@ -45,10 +47,13 @@ _DESTROYS = {
 }
 _GLOBALS = {
     "wl_compositor": 4,
+    "wl_subcompositor": 1,
     "wl_shm": 1,
     "xdg_wm_base": 5,
     "wp_viewporter": 1,
     "zwp_linux_dmabuf_v1": 4,
+    "wl_output": 4,
+    "wp_presentation": 1,
 }
 _FORMATS = (fourcc.XRGB8888, fourcc.ARGB8888, fourcc.RGB565)
 _LINEAR, _INVALID = 0, 0x00FF_FFFF_FFFF_FFFF
@@ -93,6 +98,7 @@ class Server:
         self._names: dict[int, str] = {}
         self._data = b""
         self._rest = b""
+        self._backlog = bytearray()
         self._next = _SERVERS
         self._configured: set[int] = set()
         self._ended: list[int] = [7, _SERVERS + 3]
@@ -114,6 +120,7 @@ class Server:
     def hang_up(self) -> None:
         if self._client:
             self._loop.remove_reader(self._client)
+            self._loop.remove_writer(self._client)
             self._client.close()
             self._client = None
         self._deaf = False
@@ -171,6 +178,8 @@ class Server:
             (new,) = struct.unpack_from("@I", body)
             self._kinds[new] = created
             self._begun(kind, created, new)
+        elif (kind, opcode) == ("wp_presentation", 1):
+            self._kinds[struct.unpack("@II", body)[1]] = "presentation"
         elif (kind, opcode) == ("wl_registry", 0):
             name, new = struct.unpack_from("@I", body)[0], struct.unpack_from("@I", body, len(body) - 4)[0]
             self._kinds[new] = self._names.get(name, "")
@@ -222,12 +231,28 @@ class Server:
         if kind == "wl_shm":
             for code in _FORMATS:
                 self.send(new, 0, u32(fourcc.to_shm(code)))
+        elif kind == "wp_presentation":
+            self.send(new, 0, u32(1 if self.honest else self.chance.choice((1, 1, 1, 0, number(self.chance, 32)))))
+        elif kind == "wl_output" and version >= 4:
+            self._output(new)
         elif kind == "zwp_linux_dmabuf_v1" and version < 4:
             for code in _FORMATS:
                 if version == 3 and self.chance.random() < 0.5:
                     self.send(new, 1, u32(code, 0, self.chance.choice((0, 1))))
                 else:
                     self.send(new, 0, u32(code))
+
+    def _output(self, output: int) -> None:
+        """What it is, or what none can be."""
+        chance = self.chance
+        sizes = ((640, 480), (0, 0), (1, 70000), (number(chance, 32), number(chance, 32)))
+        width, height = (640, 480) if self.honest else chance.choice(sizes)
+        name = "DP-1" if self.honest else chance.choice(("DP-1", "", "x" * 900))
+        self.send(output, 0, u32(0, 0, 1, 1, 0) + string(b"") + string(b"") + u32(number(chance, 32) & 7))
+        self.send(output, 1, u32(1, width, height, 60000))
+        self.send(output, 3, u32(1 if self.honest else number(chance, 32)))
+        self.send(output, 4, string(name.encode()))
+        self.send(output, 2)
 
     def _feedback(self, feedback: int) -> None:
         """The table of formats, its device and tranches; in another order, of another size, or without file."""
@@ -245,7 +270,7 @@ class Server:
         )
         with contextlib.ExitStack() as stack:
             fds = tuple(self._files(kind, table, stack))
-            events = [(1, u32(size), fds), (2, array(device), ()), (5, array(indices), ())]
+            events = [(1, u32(size), fds), (2, array(device), ()), (5, array(indices), ()), (3, b"", ()), (0, b"", ())]
             if not self.honest and chance.random() < 0.1:
                 chance.shuffle(events)
             for opcode, body, files in events:
@@ -297,6 +322,16 @@ class Server:
             self._end(callback)
         for buffer in self._of("wl_buffer")[: count + 1]:
             self.send(buffer, 0)
+        for feedback in self._of("presentation")[:count]:
+            self._present(feedback)
+
+    def _present(self, feedback: int) -> None:
+        chance = self.chance
+        if chance.random() < 0.2:
+            self.send(feedback, 2)
+        else:
+            self.send(feedback, 1, u32(*(0 if self.honest else number(chance, 32) for _ in range(7))))
+        self._end(feedback)
 
     # -- what it says
 
@@ -313,13 +348,36 @@ class Server:
         if not self._client:
             return
         data, self._rest = self._rest + data, b""
-        if not self.honest and self.chance.random() < 0.02:  # in two pieces
+        if data and not self.honest and self.chance.random() < 0.02:  # in two pieces
             cut = self.chance.randrange(len(data))
             data, self._rest = data[:cut], data[cut:]
             if not data:
                 return
-        with contextlib.suppress(OSError):  # it has gone, or doesn't read
-            socket.send_fds(self._client, [data], list(fds))
+        if self.honest and self._backlog:
+            self._backlog += data
+            return
+        sent = 0
+        try:
+            sent = socket.send_fds(self._client, [data], list(fds))
+        except BlockingIOError:  # it doesn't read
+            pass
+        except OSError:  # it has gone
+            return
+        if self.honest and sent < len(data):  # a compositor that is none loses events
+            self._backlog += data[sent:]
+            self._loop.add_writer(self._client, self._writable)
+
+    def _writable(self) -> None:
+        assert self._client
+        try:
+            sent = self._client.send(self._backlog)
+        except BlockingIOError:
+            return
+        except OSError:  # it has gone
+            sent = len(self._backlog)
+        del self._backlog[:sent]
+        if not self._backlog:
+            self._loop.remove_writer(self._client)
 
     def act(self) -> None:
         """One event that could come now, or never could."""
@@ -346,13 +404,19 @@ class Server:
             self.send(identifier, 0, u32(number(chance, 32)))
         elif kind == "feedback":
             self._feedback(identifier)
+        elif kind == "wl_output":
+            self._output(identifier)
+        elif kind == "presentation":
+            self._present(identifier)
+        elif kind == "wl_surface" and self._of("wl_output"):
+            self.send(identifier, 0, u32(chance.choice(self._of("wl_output"))))
         elif kind == "wl_callback":
             self.send(identifier, 0, u32(0))
             if chance.random() < 0.9:
                 self._end(identifier)
         elif kind == "wl_registry":
             name = len(self._names) + 1
-            interface = chance.choice([*_GLOBALS, "wl_output"])
+            interface = chance.choice([*_GLOBALS])
             self._names[name] = interface
             if chance.random() < 0.5:
                 self.send(identifier, 0, u32(name) + string(interface.encode()) + u32(chance.choice((0, 1, 4, 99))))

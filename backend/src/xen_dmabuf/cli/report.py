@@ -61,8 +61,11 @@ def _input_lines(device: dict[str, Any]) -> Iterator[str]:
 def _device_lines(device: dict[str, Any]) -> Iterator[str]:
     reason = f": {device['reason']}" if device["reason"] else ""
     yield f"  vdispl {device['device']}: {device['link']}{reason}"
+    if device["warning"]:
+        yield f"    {device['warning']}"
     for connector in device.get("connectors", ()):
         hidden = ", hidden" if connector["hidden"] else ""
+        hidden += ", drawn without flips" if connector["refreshing"] else ""
         yield (
             f"    connector {connector['name']} {connector['width']}x{connector['height']}{hidden}:"
             f" {connector['flips_requested']} flips, {connector['flips_shown']} shown,"
@@ -70,6 +73,7 @@ def _device_lines(device: dict[str, Any]) -> Iterator[str]:
             f" {connector['requests_refused']} requests refused,"
             f" {connector['events_dropped']} events dropped;"
             f" last flip {_age(connector['flip_age'])}, last frame {_age(connector['frame_age'])}"
+            f"{_latency(connector['present_latency'])}"
         )
         if connector["warning"]:
             yield f"    connector {connector['name']}: {connector['warning']}"
@@ -79,6 +83,10 @@ def _device_lines(device: dict[str, Any]) -> Iterator[str]:
             f" {'/'.join(buffer['formats']) or '-'} stride {buffer['stride']} bytes:"
             f" {buffer['strategy'] or '-'} ({buffer['allocator'] or '-'}), {buffer['why']}"
         )
+
+
+def _latency(milliseconds: int) -> str:
+    return "" if milliseconds < 0 else f", on the screen {milliseconds} ms after its commit"
 
 
 def _age(milliseconds: int) -> str:

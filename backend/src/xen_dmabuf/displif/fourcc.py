@@ -18,6 +18,10 @@ BITS = {
     ARGB8888: 32,
     code("XB24"): 32,
     code("AB24"): 32,
+    code("RX24"): 32,
+    code("RA24"): 32,
+    code("BX24"): 32,
+    code("BA24"): 32,
     code("XR30"): 32,
     code("AR30"): 32,
     code("RG24"): 24,
@@ -29,7 +33,7 @@ BITS = {
     code("AR15"): 16,
     code("YUYV"): 16,
 }
-ALPHA = frozenset(code(text) for text in ("AR24", "AB24", "AR30", "AR12", "AR15"))
+ALPHA = frozenset(code(text) for text in ("AR24", "AB24", "RA24", "BA24", "AR30", "AR12", "AR15"))
 
 
 def name(value: int) -> str:

@@ -190,6 +190,9 @@ class ConnectorStatus(Message):
     protocol_errors: int = 0
     flip_age: int = number(-1, low=-1)
     frame_age: int = number(-1, low=-1)
+    refreshing: bool = False
+    present_latency: int = number(-1, low=-1)
+    present_missed: int = 0
     warning: str = text("", longest=REASON)
 
 

@@ -61,6 +61,7 @@ class Device:
         self.back: int | None = None
         self.front: int | None = None
         self.reason = ""
+        self.warning = ""
         self.domain_gone = False
         self.forgotten = False
         self._store = store
@@ -143,6 +144,12 @@ class Device:
             self._log(logging.ERROR, what, reason=reason)
             self._say_error(reason)
         self.reason = reason
+
+    def _warn(self, warning: str) -> None:
+        """Say what isn't served although the device is."""
+        if warning and warning != self.warning:
+            self._log(logging.WARNING, "not all is served", reason=warning)
+        self.warning = warning
 
     def _log(self, level: int, text: str, **values: object) -> None:
         """What a DomU can cause is logged within limits: Dom0's journal isn't its."""
@@ -329,4 +336,4 @@ class Device:
         self._store.write(f"{self._error}/error", f"{errno.EINVAL} {reason}"[:1024])
 
     def status(self) -> DeviceState:
-        return DeviceState(self.number, self.back, self.front, self.link.value, self.reason)
+        return DeviceState(self.number, self.back, self.front, self.link.value, self.reason, self.warning)

@@ -15,13 +15,15 @@ SCHEMA = 1
 @dataclass(frozen=True)
 class DeviceState:
     """A vdispl or vkb device: XenbusStates in XenStore, None if the node is gone, and what its worker
-    holds (handshake.Link). ``reason``: why it may not connect, empty if it may."""
+    holds (handshake.Link). ``reason``: why it may not connect, empty if it may; ``warning``: what of
+    it isn't served, or won't be seen, and why."""
 
     device: int
     backend_state: int | None
     frontend_state: int | None
     link: str
     reason: str
+    warning: str
 
 
 @dataclass(frozen=True)
@@ -56,3 +58,4 @@ class Event:
     frontend_state: int | None = None
     link: str | None = None
     reason: str | None = None
+    warning: str | None = None

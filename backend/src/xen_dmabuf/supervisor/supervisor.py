@@ -352,6 +352,7 @@ class Supervisor:
         if domain.begun and not domain.devices:
             self._retire(domain)
         if not domain.devices and not domain.inputs:
+            self._store.unwatch(f"/local/domain/{domain.domid}/name")  # OSError: the next step tries again
             del self._domains[domain.domid]
             log.info("domain has no device left", extra=fields(domain=domain.name, domid=domain.domid))
             self._publish("domain-gone", domain)

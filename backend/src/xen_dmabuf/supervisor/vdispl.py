@@ -13,7 +13,7 @@ from ..link.messages import Connect, Connected, Disconnect, Disconnected, Failed
 from .child import Child
 from .device import Device
 from .handshake import Action, Link, View, decide
-from .xenstore import XenStore, read_connectors, read_number
+from .xenstore import XenStore, left_out, read_connectors, read_number
 
 
 class VDispl(Device):
@@ -53,6 +53,7 @@ class VDispl(Device):
         return tuple(read_connectors(self._store, self.frontend, self._quota()))
 
     def _connect_message(self, published: Any) -> Message:
+        self._warn(left_out(self._store, self.frontend, self._quota(), len(published)))
         return Connect(self.number, published)
 
     def _disconnect_message(self) -> Message:

@@ -28,6 +28,7 @@ _RESOLUTION = re.compile(r"([0-9]{1,5})x([0-9]{1,5})", re.ASCII)
 _NAME = re.compile(r"[^A-Za-z0-9_-]")
 _ROLES = re.compile(r"[KPT]:[^;]*(?:;[KPT]:[^;]*)*;?", re.ASCII)
 _U32 = 0xFFFFFFFF
+_MOST_CONNECTORS = 16
 
 
 def xen_binding(name: str) -> ModuleType:
@@ -224,18 +225,17 @@ def _name(text: str, index: int) -> str:
 
 
 def read_connectors(store: XenStore, frontend: str, quota: Quota) -> list[ConnectorSpec]:
-    """All connectors from index 0 on, as drm_xen_front counts them (until one has no resolution).
+    """The connectors that are served: from index 0 on, until one has no resolution, isn't published, or
+    is beyond the quota; left_out() names the others.
 
     RequestError names the node and the value. Ports and references must be unique.
     """
     specs: list[ConnectorSpec] = []
-    for index in range(quota.connectors + 1):
+    for index in range(quota.connectors):
         path = f"{frontend}/{index}"
         size = read_resolution(store, f"{path}/resolution", quota)
-        if size is None:
+        if size is None or (specs and store.read(f"{path}/req-ring-ref") is None):
             break
-        if index >= quota.connectors:
-            raise RequestError(errno.ENOSPC, path, index + 1, f"connectors: the quota is {quota.connectors}")
         specs.append(
             ConnectorSpec(
                 index,
@@ -251,6 +251,19 @@ def read_connectors(store: XenStore, frontend: str, quota: Quota) -> list[Connec
         raise RequestError(errno.ENOENT, f"{frontend}/0/resolution", None, "at least one connector is needed")
     _check_unique(specs, frontend)
     return specs
+
+
+def left_out(store: XenStore, frontend: str, quota: Quota, served: int) -> str:
+    """Why connectors that the toolstack has configured are not served; "" if all are."""
+    last = served
+    while last < _MOST_CONNECTORS and store.read(f"{frontend}/{last}/resolution") is not None:
+        last += 1
+    if last == served:
+        return ""
+    names = ", ".join(str(index) for index in range(served, last))
+    if served >= quota.connectors:
+        return f"connectors {names} are not served: the quota is {quota.connectors}, see [quota]"
+    return f"connectors {names} are not served: the frontend has not published them (drm_xen_front takes 4)"
 
 
 def _check_unique(specs: list[ConnectorSpec], frontend: str) -> None:

@@ -20,15 +20,20 @@ import struct
 from collections.abc import Callable
 
 from .. import limits
-from ..displif import fourcc, geometry
+from ..displif import fourcc
 from ..errors import ConnectionLost, ImportRefused
 from ..log import fields
+from .image import Image
+from .outputs import Outputs
 from .protocols import (
     Display,
+    IviApplication,
     Proxy,
     WlCompositor,
     WlRegistry,
     WlShm,
+    WlSubcompositor,
+    WpPresentation,
     WpViewporter,
     XdgWmBase,
     ZwpLinuxDmabufV1,
@@ -40,43 +45,26 @@ from .window import Window
 
 log = logging.getLogger(__name__)
 
-_KNOWN = {interface.name: interface for interface in (WlCompositor, WlShm, WpViewporter, XdgWmBase, ZwpLinuxDmabufV1)}
-_REQUIRED = ("wl_compositor", "wl_shm", "xdg_wm_base", "wp_viewporter")
-_HIGHEST = {"zwp_linux_dmabuf_v1": 4}
+_SINGLE = (
+    WlCompositor,
+    WlSubcompositor,
+    WlShm,
+    WpPresentation,
+    WpViewporter,
+    XdgWmBase,
+    ZwpLinuxDmabufV1,
+    IviApplication,
+)
+_KNOWN = {interface.name: interface for interface in _SINGLE}
+_REQUIRED = ("wl_compositor", "wl_subcompositor", "wl_shm")
+_ROLES = ("xdg_wm_base", "ivi_application")
+_HIGHEST = {"zwp_linux_dmabuf_v1": 4, "wp_presentation": 1}
 _ENTRY = struct.Struct("<I4xQ")
 _LONGEST_TABLE = _ENTRY.size << 16  # indices have 16 bits
 _DEV_T = 8
 _FIONREAD = 0x541B  # asm-generic/ioctls.h; module termios is a package of its own in OpenEmbedded
 _MOD_LINEAR = 0
 _MOD_INVALID = 0x00FF_FFFF_FFFF_FFFF
-
-
-class Image:
-    """A wl_buffer. ``busy`` from the commit until wl_buffer.release: the compositor may read it.
-
-    ``fill(crop)`` is called before each commit, if the pixels are a copy.
-    """
-
-    def __init__(self, buffer: Proxy, width: int, height: int) -> None:
-        self.buffer = buffer
-        self.width = width
-        self.height = height
-        self.busy = False
-        self.on_release: Callable[[], None] | None = None
-        self.fill: Callable[[geometry.Crop], None] | None = None
-        buffer.dispatcher["release"] = self._release
-
-    def _release(self, _buffer: Proxy) -> None:
-        self.busy = False
-        if self.on_release:
-            self.on_release()
-
-    def destroy(self) -> None:
-        """Idempotent; also right after the connection was lost. Counts as released."""
-        buffer, self.buffer = self.buffer, None
-        if buffer is not None and not buffer.destroyed:
-            buffer.destroy()
-        self._release(buffer)  # the event won't come any more, and a flip may wait for it
 
 
 class Compositor:
@@ -98,8 +86,13 @@ class Compositor:
         self._pending: set[asyncio.Future[Proxy]] = set()
         self._imports: set[Proxy] = set()
         self.dmabuf_formats: dict[int, set[int]] = {}
-        self.shm_formats: set[int] = set()
+        self._announced: dict[int, set[int]] = {}
+        self.shm_formats = {fourcc.ARGB8888, fourcc.XRGB8888}  # wl_shm always has these two
         self.main_device: int | None = None
+        self.presentation_clock = -1
+        """clockid_t of wp_presentation's times, -1: it hasn't said."""
+        self.windows: set[Window] = set()
+        self.outputs = Outputs(self._outputs_changed)
 
     # -- connection
 
@@ -118,7 +111,7 @@ class Compositor:
         self._loop.add_reader(self._fd, self._readable)
         self._registry = self._display.get_registry()
         self._registry.dispatcher["global"] = self._on_global
-        self._registry.dispatcher["global_remove"] = lambda _registry, name: self.seats.unbind(name)
+        self._registry.dispatcher["global_remove"] = self._on_global_remove
         try:
             await self._set_up()
         except BaseException:  # cancelled, too: a live Display must never be left to the collector
@@ -133,6 +126,8 @@ class Compositor:
         except TimeoutError:
             raise ConnectionLost(f"{self._path}: no answer in {limits.SETUP} s") from None
         missing = [name for name in _REQUIRED if name not in self._globals]
+        if not any(name in self._globals for name in _ROLES):
+            missing.append(" or ".join(_ROLES))
         if missing:
             raise ConnectionLost(f"{self._path}: the compositor lacks {', '.join(missing)}")
 
@@ -211,6 +206,8 @@ class Compositor:
     # -- globals
 
     def _on_global(self, registry: Proxy, name: int, interface: str, version: int) -> None:
+        if interface == "wl_output":
+            return self.outputs.bind(registry, name, version)
         if interface == "wl_seat":
             return self.seats.bind(registry, name, version)
         known = _KNOWN.get(interface)
@@ -223,28 +220,44 @@ class Compositor:
             proxy.dispatcher["format"] = self._add_shm_format
         elif interface == "xdg_wm_base":
             proxy.dispatcher["ping"] = lambda base, serial: base.pong(serial)
+        elif interface == "wp_presentation":
+            proxy.dispatcher["clock_id"] = self._on_clock
         elif interface == "zwp_linux_dmabuf_v1":
             self._setup_dmabuf(proxy, version)
 
+    def _on_global_remove(self, _registry: Proxy, name: int) -> None:
+        self.outputs.unbind(name)
+        self.seats.unbind(name)
+
+    def _outputs_changed(self) -> None:
+        for window in list(self.windows):
+            window.outputs_changed()
+
     def _setup_dmabuf(self, proxy: Proxy, version: int) -> None:
         if version < 4:
-            proxy.dispatcher["format"] = lambda _p, code: self._add_format(code, _MOD_INVALID)
-            proxy.dispatcher["modifier"] = lambda _p, code, high, low: self._add_format(code, high << 32 | low)
+            proxy.dispatcher["format"] = lambda _p, code: self._add_format(self.dmabuf_formats, code, _MOD_INVALID)
+            proxy.dispatcher["modifier"] = lambda _p, code, high, low: self._add_format(
+                self.dmabuf_formats, code, high << 32 | low
+            )
             return
         self._feedback = proxy.get_default_feedback()
         self._feedback.dispatcher["format_table"] = self._on_table
         self._feedback.dispatcher["main_device"] = self._on_main_device
         self._feedback.dispatcher["tranche_formats"] = self._on_tranche
+        self._feedback.dispatcher["done"] = self._on_feedback_done
 
-    def _add_format(self, code: int, modifier: int) -> None:
+    def _add_format(self, formats: dict[int, set[int]], code: int, modifier: int) -> None:
         """Only what may be asked for later: a compositor can name others without end."""
         if code in fourcc.BITS and modifier in (_MOD_LINEAR, _MOD_INVALID):
-            self.dmabuf_formats.setdefault(code, set()).add(modifier)
+            formats.setdefault(code, set()).add(modifier)
 
     def _add_shm_format(self, _shm: Proxy, number: int) -> None:
         code = fourcc.from_shm(number)
         if code in fourcc.BITS:
             self.shm_formats.add(code)
+
+    def _on_clock(self, _presentation: Proxy, clock: int) -> None:
+        self.presentation_clock = clock
 
     def _on_table(self, _feedback: Proxy, fd: int, size: int) -> None:
         """Read, not mapped: a file that is shorter than it says would end this process (SIGBUS)."""
@@ -258,11 +271,15 @@ class Compositor:
     def _on_main_device(self, _feedback: Proxy, device: bytes) -> None:
         self.main_device = int.from_bytes(device, "little") or None if len(device) == _DEV_T else None
 
+    def _on_feedback_done(self, _feedback: Proxy) -> None:
+        """All tranches are there; what comes after it is another announcement, which replaces this one."""
+        self.dmabuf_formats, self._announced = self._announced, {}
+
     def _on_tranche(self, _feedback: Proxy, indices: bytes) -> None:
         for (index,) in entries("<H", indices):
             start = index * _ENTRY.size
             if start + _ENTRY.size <= len(self._table):
-                self._add_format(*_ENTRY.unpack_from(self._table, start))
+                self._add_format(self._announced, *_ENTRY.unpack_from(self._table, start))
 
     def takes_dmabuf(self, code: int) -> bool:
         """Whether linux-dmabuf is there and lists the format with linear or implicit layout."""
@@ -273,15 +290,17 @@ class Compositor:
 
     # -- objects
 
-    def open_window(self, title: str, app_id: str, scale: str, hidden_rate: int) -> Window:
-        """A toplevel without content; see window.py."""
-        return Window(self, title, app_id, scale, hidden_rate)
-
     def bound(self, interface: str) -> Proxy:
-        """The proxy of a required global; ConnectionLost without a connection."""
+        """The proxy of a global; ConnectionLost without a connection, or if the compositor lacks it."""
         if self._display is None:
             raise ConnectionLost(self._path)
+        if interface not in self._globals:
+            raise ConnectionLost(f"{self._path}: the compositor lacks {interface}")
         return self._globals[interface]
+
+    def optional(self, interface: str) -> Proxy | None:
+        """The proxy of a global that a compositor may lack."""
+        return self._globals.get(interface)
 
     def _future(self) -> asyncio.Future[Proxy]:
         future: asyncio.Future[Proxy] = self._loop.create_future()
@@ -328,7 +347,7 @@ class Compositor:
             raise ImportRefused(
                 f"the compositor can't import {width}x{height} {fourcc.name(code)} stride {stride} offset {offset}"
             )
-        return Image(buffer, width, height)
+        return Image(buffer, width, height, fd)
 
     async def _answered(self, future: asyncio.Future[Proxy]) -> Proxy:
         try:

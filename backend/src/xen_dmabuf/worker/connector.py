@@ -21,13 +21,14 @@ from .. import limits
 from ..displif import directory, edid, geometry, wire
 from ..displif.ring import FlipEvents, RequestRing, RingError
 from ..displif.spec import ConnectorSpec
-from ..errors import ConnectionLost, RequestError
+from ..errors import ConnectionLost, ImportRefused, RequestError
 from ..link.messages import ConnectorStatus
 from ..log import RateLimit, fields
 from ..xen.gntdev import Gntdev, GrantMapping
 from .backing import CopyBacking
 from .framebuffers import Framebuffer, Framebuffers
 from .ports import Ports
+from .refresher import Refresher
 from .scene import Scene
 from .state import StoredConnector
 from .statefile import Journal, StateError
@@ -53,10 +54,9 @@ Operate = Callable[[wire.Request], Awaitable[None]]
 class Configuration:
     """What SET_CONFIG asked for and what was flipped to since."""
 
-    def __init__(self, request: wire.SetConfig, crop: geometry.Crop | None = None) -> None:
+    def __init__(self, request: wire.SetConfig) -> None:
         self.request = request
         self.fb_cookie = request.fb_cookie
-        self.crop = crop
 
 
 @dataclass
@@ -70,10 +70,11 @@ class Counters:
 
 
 class Flip:
-    """A flip without an answer."""
+    """A flip without an answer; ``shown`` is None until it is known."""
 
     def __init__(self, fb_cookie: int) -> None:
         self.fb_cookie = fb_cookie
+        self.shown: bool | None = None
 
 
 class Connector:
@@ -88,17 +89,21 @@ class Connector:
         framebuffers: Framebuffers,
         slot: int,
         journal: Journal,
+        label: str,
         *,
         operate: Operate,
         on_change: Callable[[], None],
         on_broken: Callable[[str], None],
     ) -> None:
-        """``operate`` does what isn't connector specific; ``on_change``: store the table."""
+        """``label``: its name in titles; ``operate`` does what isn't connector specific;
+        ``on_change``: store the table."""
         self.spec = spec
         self.slot = slot
+        self.label = label
         self.window: Window | None = None
         self.configuration: Configuration | None = None
         self.counters = Counters()
+        self._settings = scene.config.connector_for(scene.domain, spec.name)
         self._grants = grants
         self._ports = ports
         self._scene = scene
@@ -118,6 +123,7 @@ class Connector:
         self._flip_time = self._frame_time = float("-inf")
         self._loop = asyncio.get_running_loop()
         self._quiet = RateLimit()
+        self._refresher = Refresher(self._settings.refresh_per_second, self._refresh)
         self._fields = {"domid": grants.domid, "connector": spec.name}
         self._own: dict[int, Callable[..., Awaitable[int | None]]] = {
             wire.OP_SET_CONFIG: self._set_config,
@@ -192,6 +198,9 @@ class Connector:
             self._notify(self.evt_port)
         self._wake.set()
         self._task = self._loop.create_task(self._run())
+        if self.configuration:
+            self._refresher.start()
+        self.open_window()
 
     def _page(self, ref: int) -> mmap.mmap:
         page: GrantMapping = self._grants.map([ref], writable=True)
@@ -214,7 +223,8 @@ class Connector:
 
     def abandon(self) -> None:
         """close(), for a connector that hasn't begun to answer."""
-        self.hide(answer=False)
+        self._refresher.stop()
+        self.close_window(answer=False)
         self._stack.close()
         self._journal.close()
 
@@ -329,14 +339,17 @@ class Connector:
 
     async def _set_config(self, request: wire.SetConfig) -> None:
         if request.reset:
+            self._refresher.stop()
             self.configuration = None
-            self.hide()
+            self.blank()
             self._on_change()
             return
         framebuffer = await self._drawn(request.fb_cookie)
-        self.configuration = Configuration(request, self._crop(request, framebuffer))
+        self._crop(request, framebuffer)
+        self.configuration = Configuration(request)
         self._on_change()
         self._present(framebuffer, None)
+        self._refresher.start()
 
     async def _pg_flip(self, request: wire.PgFlip) -> None:
         number = (self._requests.answered + 1) & 0xFFFFFFFF
@@ -346,10 +359,9 @@ class Connector:
             raise RequestError(errno.EBUSY, "fb_cookie", request.fb_cookie, "too many open flips")
         framebuffer = await self._drawn(request.fb_cookie)
         configuration = self.configuration
-        if configuration is None:
-            raise RequestError(errno.EINVAL, "fb_cookie", request.fb_cookie, "flip before SET_CONFIG")
-        configuration.crop = self._crop(configuration.request, framebuffer)
-        configuration.fb_cookie = request.fb_cookie
+        if configuration:  # Linux flips before it enables the pipe: what SET_CONFIG names is shown then
+            configuration.fb_cookie = request.fb_cookie
+        self._refresher.stop()
         flip = Flip(request.fb_cookie)
         self._open.append(flip)
         self._last_flip = number
@@ -382,12 +394,15 @@ class Connector:
         return len(self._open) < limits.MAX_FLIPS
 
     def _flip_done(self, flip: Flip, shown: bool) -> None:
-        """Answer a flip with what became of it; nothing after close()."""
-        if flip not in self._open:
-            return
-        self._open.remove(flip)
+        """What became of a flip; nothing after close(). Flips are answered in their order."""
+        if flip in self._open and flip.shown is None:
+            flip.shown = shown
+        while self._open and self._open[0].shown is not None:
+            self._answer_flip(self._open.pop(0))
+
+    def _answer_flip(self, flip: Flip) -> None:
         self._turn.set()
-        if shown:
+        if flip.shown:
             self.counters.flips_shown += 1
             self._frame_time = self._loop.time()
         else:
@@ -412,49 +427,67 @@ class Connector:
     # -- what is shown
 
     def _present(self, framebuffer: Framebuffer, flip: Flip | None) -> None:
-        compositor, image = self._scene.compositor, framebuffer.image
+        self.open_window()  # if it couldn't be before
+        image, configuration, window = framebuffer.image, self.configuration, self.window
         done = functools.partial(self._flip_done, flip) if flip else None
-        if image is None or compositor is None:
+        crop = self._visible(configuration, framebuffer) if configuration else None
+        if image is None or window is None or crop is None:
             if done:
                 delay = 1 / self._scene.display.hidden_flips_per_second
                 self._loop.call_later(delay, done, False)
             return
-        configuration = self.configuration
-        assert configuration is not None
-        if configuration.crop is None:  # of another process
-            configuration.crop = self._crop(configuration.request, framebuffer)
-        if self.window is None:
-            self.window = compositor.open_window(
-                f"{self._scene.domain} {self.spec.name}",
-                f"{self._scene.display.app_id}.{self._scene.domain}.{self.spec.name}",
-                self._scene.display.scale,
-                self._scene.display.hidden_flips_per_second,
-            )
-            compositor.seats.add(self.window, self._scene.inputs.at(self.spec.name))
-        self.window.present(
-            image,
-            configuration.crop,
-            done,
-            # the DomU's pages aren't what the compositor reads of a copy
-            wait_release=not isinstance(framebuffer.buffer.backing, CopyBacking),
-        )
+        # the DomU's pages aren't what the compositor reads of a copy
+        copied = isinstance(framebuffer.buffer.backing, CopyBacking)
+        window.present(image, crop, done, wait_release=not copied)
+
+    def _visible(self, configuration: Configuration, framebuffer: Framebuffer) -> geometry.Crop | None:
+        """None: the configuration shows nothing of this framebuffer, which a flip may bring."""
+        try:
+            return self._crop(configuration.request, framebuffer)
+        except RequestError:
+            return None
 
     def show_again(self, framebuffer: Framebuffer) -> None:
         """Present a framebuffer whose wl_buffer came late, if it is what should be shown."""
         configuration = self.configuration
         if configuration and configuration.fb_cookie == framebuffer.cookie:
-            try:
-                self._present(framebuffer, None)
-            except RequestError as error:  # another process died amid SET_CONFIG: it comes again
-                self._refused(wire.OP_SET_CONFIG, error)
+            self._present(framebuffer, None)
 
-    def hide(self, *, answer: bool = True) -> None:
-        """Unmap the window; flips still open are answered as not shown."""
+    # -- the window
+
+    def open_window(self) -> None:
+        """Plug the monitor in, if there is a compositor to show it."""
+        compositor, display = self._scene.compositor, self._scene.display
+        if compositor is None or self.window is not None or self._task is None:
+            return
+        from .window import Window  # with the compositor's code, which is loaded when it is needed
+
+        size = (self.spec.width, self.spec.height)
+        title = f"{self._scene.domain} {self.label}"
+        app_id = f"{display.app_id}.{self._scene.domain}.{self.label}"
+        try:
+            self.window = Window(compositor, title, app_id, size, self._settings, display.hidden_flips_per_second)
+            compositor.seats.add(self.window, self._scene.inputs.at(self.spec.name))
+        except (ConnectionLost, ImportRefused, OSError) as error:
+            if self._quiet.allow(self._loop.time()):
+                log.error("window can't be opened", extra=fields(**self._fields, reason=error))
+
+    def close_window(self, *, answer: bool = True) -> None:
+        """Unplug it; flips still open are answered as not shown."""
         window, self.window = self.window, None
         if window:
             if self._scene.compositor:
                 self._scene.compositor.seats.remove(window)
             window.destroy()
+        self._give_up_flips(answer)
+
+    def blank(self) -> None:
+        """Show nothing of the guest; flips still open are answered as not shown."""
+        if self.window:
+            self.window.blank()
+        self._give_up_flips(True)
+
+    def _give_up_flips(self, answer: bool) -> None:
         if answer:
             for flip in list(self._open):
                 self._flip_done(flip, False)
@@ -462,13 +495,27 @@ class Connector:
             self._open.clear()
 
     def drop(self, framebuffer: Framebuffer) -> None:
-        """Show a framebuffer no longer, which is about to go."""
+        """Show a framebuffer no longer, which is about to go; the next flip is shown again."""
         configuration = self.configuration
         if configuration and configuration.fb_cookie == framebuffer.cookie:
-            self.configuration = None
-            self.hide()
+            configuration.fb_cookie = 0
+            self._refresher.stop()
+            self._save()
+            self.blank()
         elif self.window and self.window.shows(framebuffer.image) and not self.window.replace(framebuffer.image):
-            self.hide()
+            self.blank()
+
+    async def _refresh(self) -> None:
+        """A guest that hasn't flipped may have drawn; nothing while the last picture isn't drawn yet."""
+        configuration, window = self.configuration, self.window
+        if configuration is None or window is None or not configuration.fb_cookie or window.waits_for_frame:
+            return
+        try:
+            framebuffer = await self._drawn(configuration.fb_cookie)
+        except RequestError:
+            return
+        if configuration is self.configuration and configuration.fb_cookie == framebuffer.cookie:
+            self._present(framebuffer, None)
 
     def status(self) -> ConnectorStatus:
         configuration = self.configuration
@@ -479,6 +526,9 @@ class Connector:
             self.spec.height,
             configuration.fb_cookie if configuration else 0,
             bool(self.window and self.window.hidden),
+            refreshing=self._refresher.runs,
+            present_latency=self.window.presentation.latency if self.window else -1,
+            present_missed=self.window.presentation.missed if self.window else 0,
             flips_open=len(self._open),
             flip_age=self._age(self._flip_time),
             frame_age=self._age(self._frame_time),

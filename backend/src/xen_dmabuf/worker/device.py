@@ -29,6 +29,12 @@ from .statefile import StateFile
 from .store import FdStore
 
 
+def _label(spec: ConnectorSpec, specs: tuple[ConnectorSpec, ...]) -> str:
+    """A connector's name in titles: two that share a unique-id are told apart by their index."""
+    shared = sum(other.name == spec.name for other in specs) > 1
+    return f"{spec.name}-{spec.index}" if shared else spec.name
+
+
 class Device:
     """The state between connect() or adopt() and close() of one frontend."""
 
@@ -65,7 +71,7 @@ class Device:
     def connect(self, specs: tuple[ConnectorSpec, ...]) -> None:
         """Open all connectors; OSError or StateError: the caller closes what there is."""
         for spec in specs:
-            connector = self._connector(spec)
+            connector = self._connector(spec, _label(spec, specs))
             self.connectors.append(connector)  # close() gives its journal back if it can't open
             connector.open()
         self.start()
@@ -79,8 +85,9 @@ class Device:
             self.buffers.restore(number, files)
         for framebuffer in stored.framebuffers:
             self.framebuffers.adopt(framebuffer)
+        specs = tuple(entry.spec for entry in stored.connectors)
         for entry in stored.connectors:
-            connector = self._connector(entry.spec, entry)
+            connector = self._connector(entry.spec, _label(entry.spec, specs), entry)
             self.connectors.append(connector)
             connector.adopt(entry)
 
@@ -93,7 +100,7 @@ class Device:
         self.framebuffers.close()
         self.buffers.abandon()
 
-    def _connector(self, spec: ConnectorSpec, stored: StoredConnector | None = None) -> Connector:
+    def _connector(self, spec: ConnectorSpec, label: str, stored: StoredConnector | None = None) -> Connector:
         slot, journal = self._state.take_journal(stored.journal if stored else -1)
         return Connector(
             spec,
@@ -103,6 +110,7 @@ class Device:
             self.framebuffers,
             slot,
             journal,
+            label,
             operate=lambda request: self._operate(spec.index, request),
             on_change=self._on_change,
             on_broken=self._on_broken,
@@ -165,9 +173,17 @@ class Device:
 
     def compositor_lost(self) -> None:
         """Forget every Wayland object; the DomU's pages stay mapped and backed."""
+        self.framebuffers.suspect()
         for connector in self.connectors:
-            connector.hide()
+            connector.close_window()
         self.framebuffers.compositor_lost()
+
+    def compositor_found(self, at_once: bool) -> None:
+        """``at_once``: it had ended this connection only, and may have had a reason."""
+        if at_once:
+            self.framebuffers.blame()
+        for connector in self.connectors:
+            connector.open_window()
 
     async def restore(self) -> None:
         """Show in a new compositor what was shown in the old one, or by another process."""

@@ -61,6 +61,8 @@ class DisplayBuffer:
         self.backing: Backing | None = None
         self.refused: dict[str, str] = {}
         self.importing = asyncio.Lock()
+        self.suspected = False
+        self.losses = 0
 
     def set_geometry(self, width: int, height: int, bpp: int) -> None:
         """Pixels and bits per pixel."""

@@ -24,9 +24,13 @@ from .scene import Scene
 from .state import StoredFramebuffer
 
 if TYPE_CHECKING:
-    from .compositor import Compositor, Image
+    from .compositor import Compositor
+    from .image import Image
 
 log = logging.getLogger(__name__)
+
+_SUSPECT = 1.0  # seconds after its first commit in which a lost connection may be a buffer's fault
+_LOSSES = 3  # of them are too many: its strategy counts as refused
 
 
 class Framebuffer:
@@ -156,6 +160,11 @@ class Framebuffers:
         buffer = framebuffer.buffer
         async with buffer.importing:
             while framebuffer.image is None and self._attached(framebuffer):
+                if buffer.losses >= _LOSSES:
+                    buffer.losses = 0
+                    await self._refused(
+                        buffer, ImportRefused(f"ended the connection {_LOSSES} times when it was shown")
+                    )
                 if buffer.backing is None:
                     await self._buffers.back(buffer)
                 compositor, backing = self._scene.compositor, buffer.backing
@@ -227,6 +236,21 @@ class Framebuffers:
             self.drop(framebuffer)
 
     # -- the compositor's coming and going, and another process's
+
+    def suspect(self) -> None:
+        """The connection ended: what was shown for the first time a moment ago may be why."""
+        now = asyncio.get_running_loop().time()
+        for framebuffer in self:
+            image, buffer = framebuffer.image, framebuffer.buffer
+            if image and image.users and image.shown_at is not None:
+                buffer.suspected = now - image.shown_at < _SUSPECT
+                buffer.losses = buffer.losses if buffer.suspected else 0
+
+    def blame(self) -> None:
+        """The compositor is there again at once: it ended the connection, and didn't end itself."""
+        for buffer in self._buffers:
+            buffer.losses += buffer.suspected
+            buffer.suspected = False
 
     def compositor_lost(self) -> None:
         """Forget every wl_buffer; the DomU's pages stay mapped and backed."""

@@ -6,6 +6,7 @@ Debian's python3-pywayland has the core protocol only; the others come from wayl
     python3 -m pywayland.scanner -o DIR -i /usr/share/wayland/wayland.xml \\
         /usr/share/wayland-protocols/stable/xdg-shell/xdg-shell.xml \\
         /usr/share/wayland-protocols/stable/viewporter/viewporter.xml \\
+        /usr/share/wayland-protocols/stable/presentation-time/presentation-time.xml \\
         /usr/share/wayland-protocols/stable/linux-dmabuf/linux-dmabuf-v1.xml
 
 (older wayland-protocols: unstable/linux-dmabuf/linux-dmabuf-unstable-v1.xml). DIR is pywayland's
@@ -24,7 +25,18 @@ try:
     import pywayland.protocol as _package
     from pywayland import ffi
     from pywayland.client import Display
-    from pywayland.protocol.wayland import WlCompositor, WlKeyboard, WlPointer, WlRegistry, WlSeat, WlShm, WlTouch
+    from pywayland.protocol.wayland import (
+        WlCompositor,
+        WlKeyboard,
+        WlOutput,
+        WlPointer,
+        WlRegistry,
+        WlSeat,
+        WlShm,
+        WlSubcompositor,
+        WlSurface,
+        WlTouch,
+    )
 except ImportError as _error:
     raise UserError(
         f"pywayland is needed to talk to the compositor: {_error.__context__ or _error};"
@@ -35,6 +47,7 @@ if "XEN_DMABUF_PROTOCOLS" in os.environ:
     _package.__path__.append(os.environ["XEN_DMABUF_PROTOCOLS"])
 
 try:
+    from pywayland.protocol.presentation_time import WpPresentation, WpPresentationFeedback
     from pywayland.protocol.viewporter import WpViewporter
     from pywayland.protocol.xdg_shell import XdgToplevel, XdgWmBase
 
@@ -47,9 +60,11 @@ try:
 except ImportError as _error:
     raise UserError(
         f"{_error}: pywayland lacks a generated protocol; run its scanner over xdg-shell.xml,"
-        " viewporter.xml and linux-dmabuf-v1.xml of wayland-protocols (see the docstring of"
+        " viewporter.xml, presentation-time.xml and linux-dmabuf-v1.xml of wayland-protocols (see the docstring of"
         " xen_dmabuf.worker.protocols)"
     ) from _error
+
+from .ivi import IviApplication  # noqa: E402  # pywayland is there
 
 Proxy = Any
 """An object in the compositor: pywayland makes what it can do when it runs, out of generated modules."""
@@ -73,14 +88,20 @@ def forgive_dead_objects(*interfaces: Proxy) -> None:
 
 __all__ = [
     "Display",
+    "IviApplication",
     "Proxy",
     "WlCompositor",
     "WlKeyboard",
+    "WlOutput",
     "WlPointer",
     "WlRegistry",
     "WlSeat",
     "WlShm",
+    "WlSubcompositor",
+    "WlSurface",
     "WlTouch",
+    "WpPresentation",
+    "WpPresentationFeedback",
     "WpViewporter",
     "XdgToplevel",
     "XdgWmBase",

@@ -1,105 +1,103 @@
 # SPDX-License-Identifier: MIT
-"""A connector's toplevel window, and the truth about what of it was shown.
+"""A connector's window: the monitor that the DomU's cable ends in.
 
-present() answers through its callback: ``done(True)`` once the compositor has drawn the image
-(wl_surface.frame) and no longer reads the image it replaces (wl_buffer.release); ``done(False)``
-when the compositor does not draw the window at all (occluded, minimised, no compositor), at most
-``hidden_rate`` times a second. A window counts as hidden after two seconds without a frame event,
-until the next one. All in the asyncio thread.
+It is mapped as long as the connector is connected, so it keeps its place and takes nobody's focus
+again. A black surface (or the configured idle picture) is its ground, and gets all input; the
+guest's picture lies on it. Where it is, and how large, is what configuration, compositor and output
+say together. All in the asyncio thread.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from .. import limits
+from ..config import ConnectorConfig
 from ..displif.geometry import Crop
-from .protocols import Proxy, XdgToplevel, entries
+from ..errors import ImportRefused
+from ..log import fields
+from . import layout
+from .ground import ground, load_idle
+from .layout import Place, Size
+from .picture import Picture
+from .presentation import Presentation
+from .protocols import Proxy, WlSurface, XdgToplevel, entries, forgive_dead_objects
 
 if TYPE_CHECKING:
-    from .compositor import Compositor, Image
+    from .compositor import Compositor
+    from .image import Image
 
 log = logging.getLogger(__name__)
 
-_MAX_CALLBACKS = 2  # of a hidden window: it must not pile up objects in the compositor
-
-
-class _Pending:
-    """A presentation without an answer. ``replaced``: the image that has to be released first."""
-
-    def __init__(self, done: Callable[[bool], None], replaced: Image | None) -> None:
-        self.done = done
-        self.replaced = replaced
-        self.drawn = False
-        self.expired = False
-        self.timer: asyncio.TimerHandle | None = None
-
-
-def fit(width: int, height: int, limit: tuple[int, int], scale: str, exact: bool) -> tuple[int, int]:
-    """The size to show ``width`` x ``height`` at, given the compositor's size (0: no wish).
-
-    ``exact``: the compositor demands its size (maximised, tiled). ``scale``: "down" only shrinks,
-    "fit" also enlarges; the aspect ratio stays.
-    """
-    if not limit[0] or not limit[1]:
-        return width, height
-    if exact:
-        return limit
-    factor = min(limit[0] / width, limit[1] / height)
-    if factor == 1 or (factor > 1 and scale != "fit"):
-        return width, height
-    return max(1, int(width * factor)), max(1, int(height * factor))
+forgive_dead_objects(WlSurface)  # it is on an output that is gone already
+_TILED = range(5, 9)  # of xdg_toplevel.state: left, right, top, bottom
 
 
 class Window:
-    """One xdg_toplevel; destroy() is idempotent and works after the connection was lost."""
+    """One surface with a role, and the Picture on it; destroy() is idempotent and works after the
+    connection was lost."""
 
-    def __init__(self, compositor: Compositor, title: str, app_id: str, scale: str, hidden_rate: int) -> None:
+    def __init__(
+        self,
+        compositor: Compositor,
+        title: str,
+        app_id: str,
+        size: Size,
+        settings: ConnectorConfig,
+        hidden_rate: int,
+    ) -> None:
+        """``size``: the connector's, in pixels. ConnectionLost without a connection, or without a
+        role for the surface; OSError, ImportRefused."""
+        self._ivi = compositor.optional("ivi_application") if settings.ivi_id else None
+        self._base: Proxy = None if self._ivi else compositor.bound("xdg_wm_base")
+        self._ground = ground(compositor, (1, 1), settings)
+        self._connector = size
         self._compositor = compositor
-        self._scale = scale
-        self._interval = 1 / hidden_rate
-        self._loop = asyncio.get_running_loop()
-        self._surface = compositor.bound("wl_compositor").create_surface()
-        self._viewport = compositor.bound("wp_viewporter").get_viewport(self._surface)
-        self._xdg_surface = compositor.bound("xdg_wm_base").get_xdg_surface(self._surface)
+        self._settings = settings
+        self._title = title
+        self._content = size
+        self._wish: Size = layout.NO_LIMIT
+        self._must = False
+        self._configured = False
+        self._area: Size = layout.NO_LIMIT
+        self._bounds: Size = layout.NO_LIMIT
+        self._output: str | None = None
+        self._entered = ""
+        self.surface: Proxy = compositor.bound("wl_compositor").create_surface()
+        """The surface that gets input; None once destroyed."""
+        self.surface.dispatcher["enter"] = self._on_enter
+        viewporter = compositor.optional("wp_viewporter")
+        self._viewport = viewporter.get_viewport(self.surface) if viewporter else None
+        self._scale = settings.scale if viewporter else "none"
+        self._idle = load_idle(compositor, settings) or ground(compositor, (1, 1), settings)
+        compositor.windows.add(self)
+        opaque = not settings.alpha
+        self._picture = Picture(compositor, self.surface, self._place, self._commit, hidden_rate, opaque=opaque)
+        self.blank()  # the subsurface is mapped with the window, and always shows something
+        self._role(title, app_id)
+
+    def _role(self, title: str, app_id: str) -> None:
+        compositor = self._compositor
+        self._xdg_surface = self._toplevel = None
+        self._ivi_surface = None
+        if self._ivi:
+            self._ivi_surface = self._ivi.surface_create(self._settings.ivi_id, self.surface)
+            self._show()
+            return
+        self._xdg_surface = self._base.get_xdg_surface(self.surface)
         self._xdg_surface.dispatcher["configure"] = self._on_configure
         self._toplevel = self._xdg_surface.get_toplevel()
         self._toplevel.dispatcher["configure"] = self._on_toplevel_configure
         self._toplevel.dispatcher["close"] = self._on_close
+        self._toplevel.dispatcher["configure_bounds"] = self._on_bounds
         self._toplevel.set_title(title)
         self._toplevel.set_app_id(app_id)
-        self._title = title
-        self._limit, self._exact = (0, 0), False
-        self._extent = (1, 1)
-        self._configured = False
-        self._next: tuple[Image, Crop] | None = None
-        self._shown: tuple[Image, Crop] | None = None
-        self._pending: list[_Pending] = []
-        self._callbacks: list[Proxy] = []
-        self.hidden = False
-        self._surface.commit()
+        self.outputs_changed()
+        if self._settings.placement == "maximised":
+            self._toplevel.set_maximized()
+        self.surface.commit()
         compositor.flush()
-
-    # -- what a seat asks (seat.py)
-
-    @property
-    def surface(self) -> Proxy:
-        """The wl_surface that gets input, None once it is destroyed."""
-        return self._surface
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Pixels of the connector."""
-        crop = self._shown[1] if self._shown else None
-        return (crop.width, crop.height) if crop else (1, 1)
-
-    def locate(self, x: float, y: float) -> tuple[float, float]:
-        """Where a place of the surface is in the connector, in pixels; it may be outside."""
-        width, height = self.size
-        return x * width / self._extent[0], y * height / self._extent[1]
 
     # -- what the connector does
 
@@ -111,151 +109,176 @@ class Window:
         *,
         wait_release: bool = True,
     ) -> None:
-        """Show ``crop`` of ``image``; ``done`` is called once, unless the window is destroyed.
+        """Show ``crop`` of ``image``; ``done`` is called once, unless the window is blanked.
 
         ``wait_release=False``: the DomU's pages aren't what the compositor reads (copied), so
         nothing has to be released before the flip is answered.
         """
-        previous = self._shown or self._next
-        replaced = previous[0] if previous and previous[0] is not image else None
-        if done:
-            delay = self._interval if self.hidden else limits.HIDDEN
-            pending = _Pending(done, replaced if wait_release else None)
-            pending.timer = self._loop.call_later(delay, self._expire, pending)
-            self._pending.append(pending)
-        image.on_release = self._settle
-        if not self._configured or (done is None and self._callbacks):
-            # only the last one counts of those that nobody waits for: it is committed with the next
-            # frame, so that a client that sends no flips can't make the compositor's work
-            self._next = (image, crop)
-            return
-        self._commit(image, crop)
+        self._picture.present(image, crop, done, wait_release)
+
+    def blank(self) -> None:
+        """Show the idle picture, or black; nobody is answered any more."""
+        self._picture.forget()
+        self._picture.present(self._idle, Crop(0, 0, self._idle.width, self._idle.height), None, False)
+        self._compositor.flush()
+
+    @property
+    def hidden(self) -> bool:
+        return self._picture.hidden
+
+    @property
+    def presentation(self) -> Presentation:
+        """When its frames reach the screen."""
+        return self._picture.presentation
+
+    @property
+    def waits_for_frame(self) -> bool:
+        """Whether the compositor hasn't drawn the last picture yet."""
+        return self._picture.waits_for_frame
 
     def shows(self, image: Image | None) -> bool:
         """Whether ``image`` is what the window shows or is about to."""
-        return any(entry and entry[0] is image for entry in (self._shown, self._next))
+        return self._picture.shows(image)
 
     def replace(self, image: Image | None) -> bool:
         """``image`` is about to go: show at once what was to come after it; False if nothing was."""
-        if self._next is None or self._next[0] is image or not self._configured:
-            return False
-        self._commit(*self._next)
-        return True
+        return self._picture.replace(image)
+
+    # -- what a seat asks
+
+    @property
+    def size(self) -> Size:
+        """Pixels of what the guest shows, or, without that, of the connector."""
+        placed = self._guest()
+        return (placed[0].width, placed[0].height) if placed else self._connector
+
+    def _guest(self) -> tuple[Crop, Place] | None:
+        return None if self._picture.shows(self._idle) else self._picture.placed
+
+    def locate(self, x: float, y: float) -> tuple[float, float]:
+        """What pixel of ``size`` is at these surface coordinates, as last committed.
+
+        Not clamped: what is beside the picture is beyond it.
+        """
+        placed = self._guest()
+        if placed is None:
+            width, height = self._area
+            return x * self._connector[0] / max(1, width), y * self._connector[1] / max(1, height)
+        _, place = placed
+        source_width, source_height = place.source
+        return (x - place.x) * source_width / place.width, (y - place.y) * source_height / place.height
 
     def destroy(self) -> None:
         """Unmap and remove the window; nobody is answered any more."""
-        for pending in self._pending:
-            if pending.timer:
-                pending.timer.cancel()
-        self._pending.clear()
-        if self._surface is not None and not self._surface.destroyed:
-            for proxy in (self._toplevel, self._xdg_surface, self._viewport, self._surface):
-                proxy.destroy()
-            for callback in self._callbacks:
-                callback._destroy()
+        self._compositor.windows.discard(self)
+        self._picture.destroy()
+        if self.surface is not None and not self.surface.destroyed:
+            for proxy in (self._ivi_surface, self._toplevel, self._xdg_surface, self._viewport, self.surface):
+                if proxy is not None:
+                    proxy.destroy()
             self._compositor.flush()
-        if self._shown:
-            self._shown[0].busy = False
-        self._surface = self._viewport = self._xdg_surface = self._toplevel = None
-        self._callbacks.clear()
-        self._shown = self._next = None
+        self._idle.destroy()
+        self._ground.destroy()
+        self.surface = self._viewport = self._xdg_surface = self._toplevel = self._ivi_surface = None
 
-    # -- commits
+    # -- where
 
-    def _commit(self, image: Image, crop: Crop) -> None:
-        surface = self._surface
-        if image.fill:
-            image.fill(crop)
-        surface.attach(image.buffer, 0, 0)
-        self._place(image, crop)
-        surface.damage_buffer(0, 0, 0x7FFFFFFF, 0x7FFFFFFF)
-        if len(self._callbacks) < _MAX_CALLBACKS or not self.hidden:
-            callback = surface.frame()
-            callback.dispatcher["done"] = self._on_frame
-            self._callbacks.append(callback)
-        image.busy = True
-        self._shown, self._next = (image, crop), None
-        surface.commit()
+    def outputs_changed(self) -> None:
+        """Outputs have come, gone or changed: go where the configuration says."""
+        if self._toplevel is None:
+            return
+        if self._settings.placement == "fullscreen":
+            name, proxy = self._compositor.outputs.named(self._settings.output)
+            if name != self._output:
+                self._output = name
+                self._toplevel.set_fullscreen(proxy)
+        self._fit()
+
+    def _limit(self) -> Size:
+        """What there is room for: the compositor's word, or the output's size."""
+        if all(self._bounds):
+            return self._bounds
+        return self._compositor.outputs.size(self._settings.output or self._entered)
+
+    def _fit(self) -> None:
+        """After anything that may change the window's size."""
+        if self._configured and self._resize():
+            self._picture.place_again()
+            self._commit()
         self._compositor.flush()
 
-    def _place(self, image: Image, crop: Crop) -> None:
-        width, height = self._extent = fit(crop.width, crop.height, self._limit, self._scale, self._exact)
-        if (crop.width, crop.height) == (image.width, image.height):
-            self._viewport.set_source(-1, -1, -1, -1)
+    def _resize(self) -> bool:
+        """Give the ground its size, which a commit makes true; whether it changed."""
+        area = layout.window(self._content, self._wish, self._must, self._limit(), self._scale)
+        if area == self._area:
+            return False
+        self._area = area
+        if self._viewport is None:
+            self._lay_ground(area)
         else:
-            self._viewport.set_source(crop.x, crop.y, crop.width, crop.height)
-        if (width, height) == (crop.width, crop.height):
-            self._viewport.set_destination(-1, -1)
-        else:
-            self._viewport.set_destination(width, height)
-        # a KMS primary plane has nothing to shine through behind it
-        region = self._compositor.bound("wl_compositor").create_region()
-        region.add(0, 0, width, height)
-        self._surface.set_opaque_region(region)
-        region.destroy()
+            self._viewport.set_destination(*area)
+        self.surface.damage_buffer(0, 0, 0x7FFFFFFF, 0x7FFFFFFF)
+        if self._xdg_surface is not None:
+            self._xdg_surface.set_window_geometry(0, 0, *area)
+        return True
+
+    def _lay_ground(self, size: Size) -> None:
+        """Without viewporter a buffer has to be as large as what it covers."""
+        try:
+            larger = ground(self._compositor, size, self._settings)
+        except (OSError, ImportRefused) as error:
+            log.error("window can't get its size", extra=fields(title=self._title, reason=error))
+            return
+        self.surface.attach(larger.buffer, 0, 0)
+        self._ground.destroy()
+        self._ground = larger
+
+    def _place(self, image: Image, crop: Crop) -> Place:
+        content = (crop.width, crop.height)
+        if image is self._idle:
+            scale = "none" if self._viewport is None else "stretch" if content == (1, 1) else "fit"
+            return layout.place(content, self._area, scale)
+        self._content = content
+        self._resize()
+        return layout.place(content, self._area, self._scale)
+
+    def _commit(self) -> None:
+        if self.surface is not None and not self.surface.destroyed:
+            self.surface.commit()
 
     # -- events
 
     def _on_toplevel_configure(self, _toplevel: Proxy, width: int, height: int, states: bytes) -> None:
-        self._limit = (width, height)
+        self._wish = layout.bounded(width, height)
         numbers = {number for (number,) in entries("<I", states)}
         state = XdgToplevel.state
-        must = {state.maximized.value, *range(5, 9)}  # 5 to 8: tiled left, right, top, bottom
-        self._exact = bool(numbers & must) and state.fullscreen.value not in numbers
+        self._must = bool(numbers & {state.maximized.value, state.fullscreen.value, *_TILED})
+
+    def _on_bounds(self, _toplevel: Proxy, width: int, height: int) -> None:
+        self._bounds = layout.bounded(width, height)
 
     def _on_configure(self, xdg_surface: Proxy, serial: int) -> None:
         xdg_surface.ack_configure(serial)
+        if self._configured:
+            self._resize()
+            self._picture.place_again()
+            self._commit()
+            self._compositor.flush()
+        else:
+            self._show()
+
+    def _show(self) -> None:
+        """Map the window, and what is on it."""
         self._configured = True
-        if self._next:
-            self._commit(*self._next)
-        elif self._shown:
-            self._place(*self._shown)
-            self._surface.commit()
+        self.surface.attach(self._ground.buffer, 0, 0)
+        self._resize()
+        self._picture.ready()
+        self._commit()
         self._compositor.flush()
+
+    def _on_enter(self, _surface: Proxy, output: Proxy) -> None:
+        self._entered = self._compositor.outputs.name_of(output)
+        self._fit()
 
     def _on_close(self, _toplevel: Proxy) -> None:
         log.info("close request ignored: the DomU owns the window title=%s", self._title)
-
-    def _on_frame(self, callback: Proxy, _time: int) -> None:
-        if callback not in self._callbacks:
-            return
-        # events come in order: this one also answers all earlier commits
-        position = self._callbacks.index(callback)
-        for done in self._callbacks[: position + 1]:
-            done._destroy()
-        del self._callbacks[: position + 1]
-        self.hidden = False
-        if not self._callbacks:
-            for pending in self._pending:
-                pending.drawn = True
-        elif self._pending:
-            for pending in self._pending[: max(0, len(self._pending) - len(self._callbacks))]:
-                pending.drawn = True
-        self._settle()
-        if self._next and self._surface is not None:
-            self._commit(*self._next)
-
-    def _expire(self, pending: _Pending) -> None:
-        pending.timer = None
-        pending.expired = True
-        if not pending.drawn:
-            self.hidden = True
-        self._settle()
-
-    def _settle(self) -> None:
-        """Answer, in order, every presentation that is drawn or hidden and whose predecessor the
-        compositor has let go."""
-        while self._pending:
-            pending = self._pending[0]
-            if not (pending.drawn or pending.expired):
-                return
-            if pending.replaced and pending.replaced.busy and self._still_replaced(pending):
-                return
-            self._pending.pop(0)
-            if pending.timer:
-                pending.timer.cancel()
-            pending.done(pending.drawn)
-
-    def _still_replaced(self, pending: _Pending) -> bool:
-        """False once the replaced image was presented again: its release will come later."""
-        return not (self._shown and self._shown[0] is pending.replaced)

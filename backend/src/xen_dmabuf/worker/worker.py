@@ -60,7 +60,7 @@ class Worker:
 
     def __init__(self, send: Callable[[Message], None]) -> None:
         self.domid = -1
-        self.scene = Scene("", Config().display)
+        self.scene = Scene("", Config())
         self.config = Config()
         self._send = send
         self._store = FdStore()
@@ -91,7 +91,7 @@ class Worker:
     def _begin(self, domid: int, name: str, config: Config) -> None:
         fence()  # fails now, with its sentence, if libatomic is missing
         self.domid, self.config = domid, config
-        self.scene = Scene(name, config.display, Inputs(self._keyboard_at_once))
+        self.scene = Scene(name, config, Inputs(self._keyboard_at_once))
         self._grants = Gntdev(domid)
 
     def _keyboard_at_once(self, connector: str) -> bool:
@@ -243,7 +243,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         # in a thread: Python's import of it takes longer than a frontend waits, on slow machines
         module = await loop.run_in_executor(None, importlib.import_module, "xen_dmabuf.worker.compositor")
-        reported, pause = "", _FIRST_PAUSE
+        reported, pause, at_once = "", _FIRST_PAUSE, False
         while True:
             lost = asyncio.Event()
             began = loop.time()
@@ -253,8 +253,10 @@ class Worker:
             except (OSError, ConnectionLost, RuntimeError, ValueError) as error:
                 compositor.close()
                 reason = str(error)
+                at_once = False
             else:
-                self._found(compositor)
+                self._found(compositor, at_once)
+                at_once = True
                 restore = self._spawn(self._restore())
                 await lost.wait()
                 restore.cancel()
@@ -267,7 +269,8 @@ class Worker:
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LAST_PAUSE)
 
-    def _found(self, compositor: Any) -> None:
+    def _found(self, compositor: Any, at_once: bool) -> None:
+        """``at_once``: it was lost and is there again, so it was only this connection that ended."""
         self.scene.compositor = compositor
         self._compositor_there.set()
         log.info(
@@ -276,6 +279,8 @@ class Worker:
         )
         if self._chosen_blindly and not any(list(d.buffers) for d in self._devices.values()):
             self._drop_factory()  # the compositor may name another GPU
+        for device in self._devices.values():
+            device.compositor_found(at_once)
 
     def _lost(self, lost: asyncio.Event) -> None:
         """At once, so that nobody uses an object of the dead connection."""

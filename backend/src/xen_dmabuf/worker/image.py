@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: MIT
+"""A wl_buffer, and whether the compositor may still read it. In the asyncio thread."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..displif.geometry import Crop
+from .protocols import Proxy
+
+if TYPE_CHECKING:
+    from .picture import Picture
+
+
+class Image:
+    """``busy`` from the commit until the compositor has released it and the GPU has read it.
+
+    A compositor may release a buffer (wl_buffer.release) that its GPU still reads: the dma-buf's
+    fences say when that ends, where the driver keeps them (dma-buf.rst, "Implicit Fence Poll
+    Support"). ``users`` show it; ``watchers`` hear when it is released. ``fill(crop)`` is called
+    before each commit, if the pixels are a copy.
+    """
+
+    def __init__(self, buffer: Proxy, width: int, height: int, dmabuf: int = -1) -> None:
+        """``dmabuf`` stays the caller's, open until destroy(); -1: shared memory."""
+        self.buffer = buffer
+        self.width = width
+        self.height = height
+        self.busy = False
+        self.users: set[Picture] = set()
+        self.watchers: set[Picture] = set()
+        self.shown_at: float | None = None
+        """When it was committed first (loop time)."""
+        self.fill: Callable[[Crop], None] | None = None
+        self._waiting = -1
+        self._fences: select.poll | None = None
+        self._dmabuf = dmabuf
+        if dmabuf >= 0:
+            self._fences = select.poll()
+            self._fences.register(dmabuf, select.POLLOUT)
+        buffer.dispatcher["release"] = self._on_release
+
+    def enter(self, picture: Picture) -> None:
+        """It is committed by ``picture``; what was released before is not any more."""
+        self._stop_waiting()
+        self.busy = True
+        self.users.add(picture)
+        if self.shown_at is None:
+            self.shown_at = asyncio.get_running_loop().time()
+
+    def leave(self, picture: Picture) -> None:
+        """Another takes its place there."""
+        self.users.discard(picture)
+
+    def _on_release(self, _buffer: Proxy) -> None:
+        if self._waiting >= 0:
+            return
+        if self._fences is None or self._fences.poll(0):
+            self._released()
+            return
+        self._waiting = os.dup(self._dmabuf)  # several images may share one
+        asyncio.get_running_loop().add_writer(self._waiting, self._read)
+
+    def _read(self) -> None:
+        self._stop_waiting()
+        self._released()
+
+    def _stop_waiting(self) -> None:
+        if self._waiting >= 0:
+            asyncio.get_running_loop().remove_writer(self._waiting)
+            os.close(self._waiting)
+            self._waiting = -1
+
+    def _released(self) -> None:
+        self.busy = False
+        for picture in list(self.watchers):
+            picture.settle()
+
+    def destroy(self) -> None:
+        """Idempotent; also right after the connection was lost. Counts as released."""
+        buffer, self.buffer = self.buffer, None
+        if buffer is not None and not buffer.destroyed:
+            buffer.destroy()
+        self._stop_waiting()
+        self._fences = None
+        self._released()  # the event won't come any more, and a flip may wait for it

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: MIT
+"""What a window shows, and the truth about what of it was shown.
+
+present() answers through its callback: ``done(True)`` once the compositor has drawn the image
+(wl_surface.frame) and no longer reads the image it replaces (wl_buffer.release); ``done(False)``
+when the compositor does not draw the window at all (occluded, minimised, no compositor), at most
+``hidden_rate`` times a second. A window counts as hidden after two seconds without a frame event,
+until one comes in time again. All in the asyncio thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .. import limits
+from ..displif.geometry import Crop
+from .layout import Place
+from .presentation import Presentation
+from .protocols import Proxy
+
+if TYPE_CHECKING:
+    from .compositor import Compositor
+    from .image import Image
+
+_MAX_CALLBACKS = 2  # of a hidden window: it must not pile up objects in the compositor
+_IN_TIME = 0.5  # a frame event that comes later is the heartbeat of a covered window (KWin: 1 Hz)
+
+
+class _Pending:
+    """A presentation without an answer. ``replaced``: the image that has to be released first."""
+
+    def __init__(self, done: Callable[[bool], None], replaced: Image | None) -> None:
+        self.done = done
+        self.replaced = replaced
+        self.drawn = False
+        self.expired = False
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Picture:
+    """A subsurface of a window, without input of its own: the window's surface gets that.
+
+    ``place(image, crop)`` says where an image goes, whenever that may have changed; ``placed()`` is
+    called when that is committed, and the window's surface is to be committed, too.
+    """
+
+    def __init__(
+        self,
+        compositor: Compositor,
+        parent: Proxy,
+        place: Callable[[Image, Crop], Place],
+        placed: Callable[[], None],
+        hidden_rate: int,
+        *,
+        opaque: bool,
+    ) -> None:
+        self._compositor = compositor
+        self._place = place
+        self._placed = placed
+        self._opaque = opaque
+        self._interval = 1 / hidden_rate
+        self._loop = asyncio.get_running_loop()
+        self._surface = compositor.bound("wl_compositor").create_surface()
+        self._subsurface = compositor.bound("wl_subcompositor").get_subsurface(self._surface, parent)
+        self._subsurface.set_desync()
+        viewporter = compositor.optional("wp_viewporter")
+        self._viewport = viewporter.get_viewport(self._surface) if viewporter else None
+        region = compositor.bound("wl_compositor").create_region()
+        self._surface.set_input_region(region)
+        region.destroy()
+        self.presentation = Presentation(compositor.optional("wp_presentation"), compositor.presentation_clock)
+        self._ready = False
+        self._next: tuple[Image, Crop] | None = None
+        self._shown: tuple[Image, Crop] | None = None
+        self._laid_out: tuple[object, ...] | None = None
+        self.placed: tuple[Crop, Place] | None = None
+        """What part of an image is where, as last committed; None while nothing is shown."""
+        self._pending: list[_Pending] = []
+        self._callbacks: list[tuple[Proxy, float]] = []
+        self.hidden = False
+
+    # -- what the window does
+
+    def ready(self) -> None:
+        """The window is about to be mapped: what waited for that is shown with it."""
+        self._ready = True
+        if self._next:
+            self._commit(*self._next)
+
+    def present(self, image: Image, crop: Crop, done: Callable[[bool], None] | None, wait_release: bool) -> None:
+        """Show ``crop`` of ``image``; ``done`` is called once, unless it is forgotten."""
+        previous = self._shown or self._next
+        replaced = previous[0] if previous and previous[0] is not image else None
+        if done:
+            delay = self._interval if self.hidden else limits.HIDDEN
+            pending = _Pending(done, replaced if wait_release else None)
+            pending.timer = self._loop.call_later(delay, self._expire, pending)
+            self._pending.append(pending)
+        image.watchers.add(self)
+        if not self._ready or (done is None and self._callbacks):
+            # only the last one counts of those that nobody waits for: it is committed with the next
+            # frame, so that a client that sends no flips can't make the compositor's work
+            self._next = (image, crop)
+            return
+        self._commit(image, crop)
+
+    def shows(self, image: Image | None) -> bool:
+        """Whether ``image`` is what is shown or about to be."""
+        return any(entry and entry[0] is image for entry in (self._shown, self._next))
+
+    @property
+    def waits_for_frame(self) -> bool:
+        return bool(self._callbacks) or not self._alive()
+
+    def replace(self, image: Image | None) -> bool:
+        """``image`` is about to go: show at once what was to come after it; False if nothing was."""
+        if self._next is None or self._next[0] is image or not self._ready:
+            return False
+        self._commit(*self._next)
+        return True
+
+    def forget(self) -> None:
+        """Nobody who waits is answered any more, and what is about to be shown is not."""
+        for pending in self._pending:
+            if pending.timer:
+                pending.timer.cancel()
+        self._pending.clear()
+        self._next = None
+
+    def place_again(self) -> None:
+        """The window has another size; whoever calls this commits its surface."""
+        if self._shown and self._alive():
+            self._lay_out(*self._shown)
+            self._surface.commit()
+
+    def destroy(self) -> None:
+        """Idempotent, and works after the connection was lost; nobody is answered any more."""
+        self.forget()
+        self.presentation.close()
+        if self._alive():
+            for callback, _ in self._callbacks:
+                callback._destroy()
+        self._callbacks.clear()
+        if self._shown:
+            self._shown[0].leave(self)
+        self._shown = self._laid_out = self.placed = None
+        if self._alive():
+            for proxy in (self._viewport, self._subsurface, self._surface):
+                if proxy is not None:
+                    proxy.destroy()
+        self._surface = self._subsurface = self._viewport = None
+
+    # -- commits
+
+    def _alive(self) -> bool:
+        return self._surface is not None and not self._surface.destroyed
+
+    def _commit(self, image: Image, crop: Crop) -> None:
+        surface = self._surface
+        if image.fill:
+            image.fill(crop)
+        surface.attach(image.buffer, 0, 0)
+        new = self._laid_out != (crop, image.width, image.height)
+        if new:
+            self._lay_out(image, crop)
+        surface.damage_buffer(0, 0, 0x7FFFFFFF, 0x7FFFFFFF)
+        if len(self._callbacks) < _MAX_CALLBACKS or not self.hidden:
+            callback = surface.frame()
+            callback.dispatcher["done"] = self._on_frame
+            self._callbacks.append((callback, self._loop.time()))
+        if self._shown and self._shown[0] is not image:
+            self._shown[0].leave(self)
+        image.enter(self)
+        if self._pending:
+            self.presentation.sample(surface)
+        self._shown, self._next = (image, crop), None
+        surface.commit()
+        if new:
+            self._placed()
+        self._compositor.flush()
+
+    def _lay_out(self, image: Image, crop: Crop) -> None:
+        place = self._place(image, crop)
+        self._laid_out = (crop, image.width, image.height)
+        self.placed = (crop, place)
+        width, height, x, y = place.width, place.height, place.x, place.y
+        viewport = self._viewport
+        if viewport is None:
+            width, height, x, y = image.width, image.height, x - crop.x, y - crop.y
+        else:
+            _scale(viewport, image, crop, place)
+        if self._opaque:
+            # a KMS primary plane has nothing to shine through behind it
+            region = self._compositor.bound("wl_compositor").create_region()
+            region.add(0, 0, width, height)
+            self._surface.set_opaque_region(region)
+            region.destroy()
+        self._subsurface.set_position(x, y)
+
+    # -- events
+
+    def _on_frame(self, callback: Proxy, _time: int) -> None:
+        position = next((i for i, (known, _) in enumerate(self._callbacks) if known is callback), -1)
+        if position < 0:
+            return
+        # events come in order: this one also answers all earlier commits
+        _, committed = self._callbacks[position]
+        for done, _ in self._callbacks[: position + 1]:
+            done._destroy()
+        del self._callbacks[: position + 1]
+        if not self.hidden or self._loop.time() - committed < _IN_TIME:
+            self.hidden = False
+        if not self._callbacks:
+            for pending in self._pending:
+                pending.drawn = True
+        elif self._pending:
+            for pending in self._pending[: max(0, len(self._pending) - len(self._callbacks))]:
+                pending.drawn = True
+        self.settle()
+        if self._next and self._alive():
+            self._commit(*self._next)
+
+    def _expire(self, pending: _Pending) -> None:
+        pending.timer = None
+        pending.expired = True
+        if not pending.drawn:
+            self.hidden = True
+        self.settle()
+
+    def settle(self) -> None:
+        """Answer, in order, every presentation that is drawn or hidden and whose predecessor the
+        compositor has let go: an image calls this when it is released."""
+        while self._pending:
+            pending = self._pending[0]
+            if not (pending.drawn or pending.expired):
+                return
+            # one that is shown again, here or by another connector, is released later
+            if pending.replaced and pending.replaced.busy and not pending.replaced.users:
+                return
+            self._pending.pop(0)
+            if pending.timer:
+                pending.timer.cancel()
+            pending.done(pending.drawn)
+
+
+def _scale(viewport: Proxy, image: Image, crop: Crop, place: Place) -> None:
+    if place.source == (image.width, image.height):
+        viewport.set_source(-1, -1, -1, -1)
+    else:
+        viewport.set_source(crop.x, crop.y, *place.source)
+    if place.source == (place.width, place.height):
+        viewport.set_destination(-1, -1)
+    else:
+        viewport.set_destination(place.width, place.height)

@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: MIT
+"""The connector is a monitor: one window, whatever the guest does, over a real, headless Weston."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+
+import pytest
+from odd_compositor import OddCompositor
+from serving import placed, serving
+from test_display import connected, image, open_window
+from waiting import until
+
+from xen_dmabuf.config import ConnectorConfig
+from xen_dmabuf.displif import fourcc
+from xen_dmabuf.displif import wire as OP
+from xen_dmabuf.displif.geometry import Crop
+from xen_dmabuf.worker.ground import read_ppm
+
+
+def test_one_window_whatever_the_guest_shows(xen, weston):
+    async def run():
+        async with serving(xen, weston.socket) as (worker, frontend):
+            connector, control = worker._devices[0].connectors[0], frontend.connectors[0]
+            await until(lambda: connector.window is not None, "the window of a guest that shows nothing")
+            window = connector.window
+            await frontend.show(1, 64, 48)
+            await until(lambda: placed(window), "the picture")
+            assert await control.call(OP.OP_SET_CONFIG, 0, 0, 0, 0, 0, 0) == 0
+            assert placed(window) is None and connector.window is window
+            assert await control.call(OP.OP_SET_CONFIG, 1, 0, 0, 64, 48, 32) == 0
+            await until(lambda: placed(window), "the picture again")
+            assert await control.call(OP.OP_FB_DETACH, 1) == 0
+            assert placed(window) is None and connector.window is window
+            assert await control.call(OP.OP_FB_ATTACH, 1, 2, 64, 48, fourcc.XRGB8888) == 0
+            assert await control.call(OP.OP_PG_FLIP, 2) == 0
+            await until(lambda: connector.counters.flips_shown == 1, "a flip after a lost framebuffer")
+            assert connector.window is window
+
+    asyncio.run(run())
+
+
+def test_what_is_drawn_without_flips_is_shown(xen, weston):
+    """One buffer, SET_CONFIG, then drawing by mmap: mainline has no request for that."""
+
+    async def run():
+        async with serving(xen, weston.socket, screen=ConnectorConfig(refresh_per_second=60)) as (worker, frontend):
+            connector, control = worker._devices[0].connectors[0], frontend.connectors[0]
+            first = await frontend.show(1, 64, 48)
+            drawn = b"\x12\x34\x56\0" * 1024
+            xen.page(first)[:] = drawn
+            buffer = next(iter(worker._devices[0].buffers))
+            await until(lambda: bytes(buffer.backing._pool_map[:4096]) == drawn, "the new content")
+            assert connector.status().refreshing and connector.counters.flips_requested == 0
+            assert await control.call(OP.OP_PG_FLIP, 1) == 0
+            assert not connector.status().refreshing, "it stops at the first flip"
+
+    asyncio.run(run())
+
+
+def test_flips_while_the_screen_is_off_are_answered(xen, weston):
+    """DPMS: Linux commits planes before it enables the pipe."""
+
+    async def run():
+        async with serving(xen, weston.socket) as (worker, frontend):
+            connector, control = worker._devices[0].connectors[0], frontend.connectors[0]
+            await frontend.show(1, 64, 48)
+            for round_ in range(3):
+                assert await control.call(OP.OP_SET_CONFIG, 0, 0, 0, 0, 0, 0) == 0
+                assert await control.call(OP.OP_PG_FLIP, 1) == 0
+                await until(lambda n=round_: control.flips_done() == [(2 * n, 1)], "the event of a flip in the dark")
+                assert connector.counters.flips_not_shown == round_ + 1
+                assert await control.call(OP.OP_SET_CONFIG, 1, 0, 0, 64, 48, 32) == 0
+                assert await control.call(OP.OP_PG_FLIP, 1) == 0
+                await until(lambda n=round_: control.flips_done() == [(2 * n + 1, 1)], "the event of a shown flip")
+                assert connector.counters.flips_shown == round_ + 1
+
+    asyncio.run(run())
+
+
+def test_a_flip_to_a_framebuffer_of_another_size_is_shown(xen, weston):
+    async def run():
+        async with serving(xen, weston.socket) as (worker, frontend):
+            connector, control = worker._devices[0].connectors[0], frontend.connectors[0]
+            await frontend.show(1, 128, 96)  # larger than the connector
+            for fb, size in ((2, (64, 48)), (3, (32, 48))):
+                assert (await frontend.buffer(fb, *size))[0] == 0
+                assert await control.call(OP.OP_FB_ATTACH, fb, fb, *size, fourcc.XRGB8888) == 0
+                assert await control.call(OP.OP_PG_FLIP, fb) == 0
+                await until(lambda n=fb: connector.counters.flips_shown == n - 1, "the flip")
+                crop, _place = placed(connector.window)
+                assert (crop.width, crop.height) == size
+
+    asyncio.run(run())
+
+
+def test_connectors_that_show_the_same_framebuffer_do_not_wait_for_each_other(xen, weston):
+    async def run():
+        async with serving(xen, weston.socket, (64, 48), (64, 48)) as (worker, frontend):
+            first, second = worker._devices[0].connectors
+            await frontend.show(1, 64, 48)
+            await frontend.show(2, 64, 48, connector=1)
+            for control in frontend.connectors:
+                assert await control.call(OP.OP_SET_CONFIG, 1, 0, 0, 64, 48, 32) == 0
+            await until(lambda: not first.window.waits_for_frame and not second.window.waits_for_frame, "both pictures")
+            began = asyncio.get_running_loop().time()
+            for number in range(3):
+                for index, control in enumerate(frontend.connectors):
+                    assert await control.call(OP.OP_PG_FLIP, 2 - number % 2) == 0
+                    connector = (first, second)[index]
+                    await until(lambda c=connector, n=number: c.counters.flips_shown == n + 1, "the flip", 1.5)
+            assert asyncio.get_running_loop().time() - began < 3, "a flip waited for the other connector's"
+
+    asyncio.run(run())
+
+
+def test_titles_of_a_shared_unique_id_differ(xen, weston):
+    async def run():
+        async with serving(xen, weston.socket, (64, 48), (64, 48)) as (worker, frontend):
+            device = worker._devices[0]
+            assert [connector.label for connector in device.connectors] == ["id0", "id1"]
+            await worker.disconnect(0)
+            specs = tuple(dataclasses.replace(spec, name="same") for spec in frontend.specs)
+            await worker.connect(0, specs)
+            assert [connector.label for connector in worker._devices[0].connectors] == ["same-0", "same-1"]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("scale", ["down", "none"])
+def test_a_window_fits_its_output(weston, scale):
+    """Weston's desktop shell leaves the size to the client (xdg configure of 0x0)."""
+
+    async def run():
+        async with connected(weston.socket) as (compositor, _lost):
+            width, height = compositor.outputs.size("")
+            size = (2 * width, 2 * height)
+            window = open_window(compositor, size, scale=scale)
+            answers: list[bool] = []
+            window.present(image(compositor, *size), Crop(0, 0, *size), answers.append)
+            await until(lambda: answers == [True], "the picture")
+            assert window._area == ((width, height) if scale == "down" else size)
+
+    asyncio.run(run())
+
+
+def test_a_fullscreen_picture_keeps_its_proportion_and_place(kiosk):
+    """640x480 of output; what is drawn can't be seen here, but where it is."""
+
+    async def run():
+        async with connected(kiosk.socket) as (compositor, lost):
+            window = open_window(compositor, (100, 100), scale="fit", placement="fullscreen", output="nowhere")
+            answers: list[bool] = []
+            window.present(image(compositor, 100, 100), Crop(0, 0, 100, 100), answers.append)
+            await until(lambda: bool(answers), "the picture")  # this Weston draws nothing without a seat
+            _crop, place = placed(window)
+            assert (place.x, place.y, place.width, place.height) == (80, 0, 480, 480)
+            assert window.locate(80, 0) == (0, 0) and window.locate(80 + 479, 479) == pytest.approx(
+                (99.8, 99.8), abs=0.1
+            )
+            assert window.locate(0, 0)[0] < 0, "beside the picture"
+            assert not lost
+
+    asyncio.run(run())
+
+
+def test_an_output_is_found_by_its_name(weston):
+    async def run():
+        async with connected(weston.socket) as (compositor, _lost):
+            (name,) = compositor.outputs.names()
+            if not name:
+                pytest.skip("LOUD: this Weston has no wl_output version 4; names are NOT tested")
+            found, proxy = compositor.outputs.named(name)
+            assert found == name and compositor.outputs.name_of(proxy) == name
+            assert compositor.outputs.named("nowhere") == ("", None)
+            window = open_window(compositor, placement="fullscreen", output=name)
+            await until(lambda: all(window._area), "the window")
+            assert window._area == compositor.outputs.size(name)
+
+    asyncio.run(run())
+
+
+def test_without_viewporter_pictures_are_not_scaled(weston, monkeypatch):
+    monkeypatch.setattr("xen_dmabuf.worker.compositor.Compositor.optional", lambda self, name: None)
+
+    async def run():
+        async with connected(weston.socket) as (compositor, lost):
+            window = open_window(compositor, (64, 48))
+            answers: list[bool] = []
+            window.present(image(compositor, 64, 48), Crop(0, 0, 64, 48), answers.append)
+            await until(lambda: answers == [True], "the picture")
+            window.present(image(compositor, 128, 96), Crop(16, 8, 64, 48), answers.append)
+            await until(lambda: answers == [True] * 2, "a part of a picture")
+            assert not lost and window._scale == "none"
+
+    asyncio.run(run())
+
+
+def test_idle_picture_comes_back(weston, tmp_path):
+    path = tmp_path / "idle.ppm"
+    path.write_bytes(b"P6\n# made by hand\n2 1\n255\n" + bytes((1, 2, 3, 4, 5, 6)))
+    assert read_ppm(str(path)) == ((2, 1), bytes((3, 2, 1, 0, 6, 5, 4, 0)))
+
+    async def run():
+        async with connected(weston.socket) as (compositor, _lost):
+            window = open_window(compositor, (64, 48), idle=str(path))
+            await until(lambda: window._picture.placed, "the idle picture")
+            assert window._picture.placed[1].width == 64, "enlarged"
+            answers: list[bool] = []
+            window.present(image(compositor, 64, 48), Crop(0, 0, 64, 48), answers.append)
+            await until(lambda: answers == [True], "the guest's picture")
+            window.blank()
+            assert window.shows(window._idle)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"P6 1 1 255\n", b"P6 9999 9999 255\n" + bytes(30), b"P5 1 1 255\n\0\0\0", b"P6 0 0 255\n\0"]
+)
+def test_an_idle_picture_that_is_none_leaves_black(weston, tmp_path, data, caplog):
+    path = tmp_path / "idle.ppm"
+    path.write_bytes(data)
+
+    async def run():
+        async with connected(weston.socket) as (compositor, _lost):
+            for name in (str(path), str(tmp_path / "absent.ppm")):
+                window = open_window(compositor, (64, 48), idle=name)
+                assert window._idle.width == 1 and "idle picture can't be shown" in caplog.text
+                caplog.clear()
+                await until(lambda w=window: all(w._area), "the window")
+
+    asyncio.run(run())
+
+
+def test_a_buffer_that_ends_the_connection_three_times_is_copied(xen, tmp_path):
+    """A compositor takes a buffer and ends the connection a moment after it is shown."""
+
+    async def run():
+        path = str(tmp_path / "odd")
+        xen.exports = True
+        with OddCompositor(path, ends_when_shown=True) as odd:
+            async with serving(xen, path) as (worker, frontend):
+                await frontend.show(1, 64, 48)
+                buffer = next(iter(worker._devices[0].buffers))
+                assert buffer.backing.strategy == "export", buffer.backing.why
+                await until(lambda: buffer.backing and buffer.backing.strategy == "copy", "the next strategy", 20)
+                assert "ended the connection 3 times" in buffer.backing.why
+                assert len(odd.clients) >= 4
+
+    asyncio.run(run())
+
+
+def test_a_window_is_hidden_until_frames_come_in_time_again(weston, monkeypatch):
+    """KWin tells a covered window of a frame once a second: that is a heartbeat, not a frame."""
+
+    async def run():
+        async with connected(weston.socket) as (compositor, _lost):
+            window = open_window(compositor, (64, 48))
+            picture = window._picture
+            answers: list[bool] = []
+            window.present(image(compositor, 64, 48), Crop(0, 0, 64, 48), answers.append)
+            await until(lambda: answers == [True], "the picture")
+            picture.hidden = True
+            monkeypatch.setattr("xen_dmabuf.worker.picture._IN_TIME", -1.0)
+            window.present(image(compositor, 64, 48), Crop(0, 0, 64, 48), answers.append)
+            await until(lambda: len(answers) == 2 and not window.waits_for_frame, "a late frame")
+            assert window.hidden
+            monkeypatch.undo()
+            window.present(image(compositor, 64, 48), Crop(0, 0, 64, 48), answers.append)
+            await until(lambda: not window.hidden, "a frame in time")
+
+    asyncio.run(run())
+
+
+def test_when_frames_reach_the_screen_is_sampled(weston, monkeypatch):
+    monkeypatch.setattr("xen_dmabuf.worker.presentation._INTERVAL", 0.0)
+
+    async def run():
+        async with connected(weston.socket) as (compositor, lost):
+            window = open_window(compositor, (64, 48))
+            images = [image(compositor, 64, 48) for _ in range(2)]
+            answers: list[bool] = []
+            for number in range(10):
+                window.present(images[number % 2], Crop(0, 0, 64, 48), answers.append)
+                await until(lambda n=number: len(answers) == n + 1, "the flip")
+            await until(lambda: 0 <= window.presentation.latency < 5000, "a sample")
+            assert not lost
+
+    asyncio.run(run())
+
+
+def test_flips_are_answered_in_their_order(xen, blind):
+    """One waits for a window that isn't drawn, the next has a framebuffer whose picture isn't there yet."""
+
+    async def run():
+        async with serving(xen, blind.socket) as (worker, frontend):
+            control, connector = frontend.connectors[0], worker._devices[0].connectors[0]
+            await frontend.show(1, 64, 48)
+            assert (await frontend.buffer(2, 64, 48))[0] == 0
+            assert await control.call(OP.OP_FB_ATTACH, 2, 2, 64, 48, fourcc.XRGB8888) == 0
+            late = connector._framebuffers.get(2)
+            image, late.image = late.image, None
+            control.post(OP.OP_PG_FLIP, 1)
+            control.post(OP.OP_PG_FLIP, 2)
+            events: list[tuple[int, int]] = []
+
+            def both() -> bool:
+                events.extend(control.flips_done())
+                return len(events) == 2
+
+            await until(both, "both events")
+            assert events == [(0, 1), (1, 2)]
+            late.image = image
+
+    asyncio.run(run())
