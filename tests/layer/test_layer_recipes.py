@@ -100,16 +100,16 @@ def test_domu_weston_package_depends_on_its_client():
     assert "weston-examples" in assignment(text, "RDEPENDS:${PN}-domu")
 
 
-def dom0_ini_on_imx8(tmp_path):
-    """The settings that the recipe makes of dom0.ini for NXP's BSP, by its own commands."""
+def ini_on_imx8(tmp_path, side="dom0"):
+    """The settings that the recipe makes of dom0.ini or kiosk.ini for NXP's BSP, by its own commands."""
     text = recipe_of("xen-dmabuf-weston").read_text()
     script = re.search(r"(?ms)^do_install:append:mx8-nxp-bsp\(\) \{\n(.*?)^\}", text)[1]
-    ini = tmp_path / "weston.ini"
-    ini.write_bytes((LAYER / "recipes-graphics/weston-init/xen-dmabuf/dom0.ini").read_bytes())
-    target = "${D}${sysconfdir}/xen-dmabuf/dom0/weston/weston.ini"
-    assert target in script
-    subprocess.run(["sh", "-ec", script.replace(target, str(ini))], check=True)
-    return settings(ini.read_text())
+    for name in ("dom0", "kiosk"):
+        ini = tmp_path / f"xen-dmabuf/{name}/weston/weston.ini"
+        ini.parent.mkdir(parents=True)
+        ini.write_bytes((LAYER / f"recipes-graphics/weston-init/xen-dmabuf/{name}.ini").read_bytes())
+    subprocess.run(["sh", "-ec", script.replace("${D}${sysconfdir}", str(tmp_path))], check=True)
+    return settings((tmp_path / f"xen-dmabuf/{side}/weston/weston.ini").read_text())
 
 
 def settings(text):
@@ -118,9 +118,10 @@ def settings(text):
     return {name: dict(parser[name]) for name in parser.sections()}
 
 
-def test_dom0s_weston_has_our_settings_and_the_bsps_on_imx8(tmp_path):
-    own = settings((LAYER / "recipes-graphics/weston-init/xen-dmabuf/dom0.ini").read_text())
-    found = dom0_ini_on_imx8(tmp_path)
+@pytest.mark.parametrize("side", ["dom0", "kiosk"])
+def test_dom0s_weston_has_our_settings_and_the_bsps_on_imx8(tmp_path, side):
+    own = settings((LAYER / f"recipes-graphics/weston-init/xen-dmabuf/{side}.ini").read_text())
+    found = ini_on_imx8(tmp_path, side)
     assert found["core"].pop("repaint-window") == "16"
     assert found.pop("libinput") == {"touchscreen_calibrator": "true"}
     assert found == own
@@ -128,7 +129,7 @@ def test_dom0s_weston_has_our_settings_and_the_bsps_on_imx8(tmp_path):
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_nothing_else_that_the_bsp_sets_is_lost(release, trees, tmp_path):
-    found = dom0_ini_on_imx8(tmp_path)
+    found = ini_on_imx8(tmp_path)
     folder = trees / release / "meta-freescale/recipes-graphics/wayland"
     bsp = settings((folder / "weston-init/imx-nxp-bsp/weston.ini").read_text())
     bsp.pop("screen-share")  # of use with its RDP module only, which isn't loaded by default
