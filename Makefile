@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := build/venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo lint test fuzz oe-test soak shell host-packages clean clean-cache kernel-check kernel-loops kernel-debug-test kernel-bench oe-check
+.PHONY: help demo view lint test fuzz oe-test soak shell host-packages clean clean-cache kernel-check kernel-loops kernel-debug-test kernel-bench oe-check
 
 help:
 	@echo "make demo           the main job on the testbed, with its proofs: build/demo/report.html"
+	@echo "make view           sit down and use it: Dom0 as a kiosk with a guest's desktop, keyboard and mouse"
 	@echo "make lint           ruff and mypy over all Python here"
 	@echo "make test           lint, then all tests that run here: unit tests, layer, testbed"
 	@echo "make oe-test        the image tests by oe-core's own oe-test: OE_CORE=clone [TESTS=\"module...\"]"
@@ -38,7 +39,7 @@ $(VENV)/.native: requirements-native.txt $(VENV)/.ready | host-packages
 demo: $(VENV)/.ready
 	@$(RUN) -m testbed demo
 
-shell host-packages clean-cache kernel-bench: $(VENV)/.ready
+shell view host-packages clean-cache kernel-bench: $(VENV)/.ready
 	@$(RUN) -m testbed $@
 
 lint: $(VENV)/.ready

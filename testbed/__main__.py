@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from . import cache, demo, host, kernel_bench, machine, oetest
+from . import cache, demo, host, kernel_bench, machine, oetest, view
 from .errors import LostVMError, ProofError, TestbedError
 from .layout import REPOSITORY
 
@@ -45,6 +45,11 @@ def _shell(_: argparse.Namespace) -> int:
     return 0
 
 
+def _view(_: argparse.Namespace) -> int:
+    view.run(BUILD / "view")
+    return 0
+
+
 def _oe_test(arguments: argparse.Namespace) -> int:
     return 1 if oetest.run(arguments.oe_core, BUILD / "oe-test", arguments.tests) else 0
 
@@ -67,6 +72,7 @@ COMMANDS = {
         _kernel_bench,
         "time MAP_REFS_TO_BUF against the other ways to map grants; writes build/kernel-bench/bench.md",
     ),
+    "view": (_view, "boot a kiosk with a guest's desktop, to sit down and use: in a window, else by VNC"),
     "shell": (_shell, "boot, print how to reach Dom0 by SSH, wait"),
     "oe-test": (_oe_test, "run the image tests by oe-core's own oe-test against the testbed's Dom0"),
     "host-packages": (_host_packages, "install the Debian packages that the testbed needs (root)"),

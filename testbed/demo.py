@@ -59,6 +59,7 @@ def _play(report: Report, scene: Scene) -> None:
             _started(domu.start_weston, "Weston runs in the DomU, on drm_xen_front"),
         ),
         ("that Weston is on Dom0's screen, pixel by pixel", lambda: proofs.weston_is_exact(scene)),
+        ("what is typed in its window arrives in the DomU", lambda: proofs.typed_text_arrives(scene)),
         ("the DomU destroyed while it flips hurts nobody", lambda: proofs.crash_is_survived(scene)),
         ("the DomU, started again, has its picture again", again),
         ("(d) without our ioctls the device refuses the DomU's pages", lambda: proofs.foreign_buffer_is_refused(scene)),

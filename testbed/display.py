@@ -36,10 +36,10 @@ class DomU(Guest):
         self.dom0 = dom0
         self.domid = -1
 
-    def start_pattern(self, options: str = "") -> None:
-        """Create the domain with the test pattern and wait until it answers."""
+    def start_pattern(self, options: str = "", **overrides: str) -> None:
+        """Create the domain with the test pattern and wait until it answers; ``overrides``: of xl."""
         pattern = f"pattern={options.replace(' ', ',')}" if options else ""
-        self._create(_kernel_line(self.name, PATTERN_INIT, pattern))
+        self._create(_kernel_line(self.name, PATTERN_INIT, pattern), **overrides)
         self._wait_for_pattern()
 
     def _wait_for_pattern(self) -> None:
@@ -60,9 +60,20 @@ class DomU(Guest):
         """Start Weston in a domain that boot() has made, and wait until it is ready."""
         self.run("systemctl start weston", timeout=240)
 
-    def _create(self, line: str) -> None:
+    def start_terminal(self) -> None:
+        """A terminal that fills the screen of the DomU's Weston; wait until its shell runs."""
+        self.run(
+            "systemd-run --quiet --collect --unit=terminal -p User=weston -p WorkingDirectory=/var/lib/weston "
+            "-E XDG_RUNTIME_DIR=/run/weston -E WAYLAND_DISPLAY=/run/wayland-0 "
+            "weston-terminal --fullscreen --shell=/bin/sh"
+        )
+        wait_until(
+            lambda: self.try_run("pgrep -P $(systemctl show -P MainPID terminal) sh").status == 0, 60, "the shell"
+        )
+
+    def _create(self, line: str, **overrides: str) -> None:
         self.forget()
-        self.domid = self.dom0.create(self.name, extra=f'"{line}"')
+        self.domid = self.dom0.create(self.name, extra=f'"{line}"', **overrides)
         self.wait_for_ssh(240)
 
     def send(self, command: str, timeout: float = 60) -> Json:
@@ -110,9 +121,9 @@ class DomU(Guest):
         return [buffer for device in self.backend_status()["devices"] for buffer in device.get("buffers", [])]
 
 
-def screenshot(machine: Qemu, target: Path) -> Pixels:
-    """Dom0's screen, saved as PNG and as an array."""
-    machine.screenshot(target)
+def screenshot(machine: Qemu, target: Path, output: int = 0) -> Pixels:
+    """An output of Dom0, saved as PNG and as an array."""
+    machine.screenshot(target, output)
     with Image.open(target) as image:
         return np.asarray(image.convert("RGB"))
 
@@ -120,6 +131,12 @@ def screenshot(machine: Qemu, target: Path) -> Pixels:
 def save(pixels: Pixels, target: Path) -> None:
     """Write a picture as PNG."""
     Image.fromarray(pixels).save(target)
+
+
+def animate(frames: list[Pixels], target: Path) -> None:
+    """Write pictures as an animated WebP, half a second each, without loss."""
+    first, *rest = map(Image.fromarray, frames)
+    first.save(target, save_all=True, append_images=rest, duration=500, loop=0, lossless=True)
 
 
 def mapped_grants(dom0: Dom0, domid: int) -> int:

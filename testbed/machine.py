@@ -38,6 +38,21 @@ def build() -> Images:
     )
 
 
+_KIOSK = """
+cd /usr/share/xen-dmabuf/kiosk
+install -Dm 644 kiosk.ini /etc/xen-dmabuf/kiosk/weston/weston.ini
+install -Dm 644 kiosk.conf /usr/lib/systemd/system/weston.service.d/xen-dmabuf-kiosk.conf
+install -Dm 644 kiosk.toml /etc/xen-dmabuf/backend.toml.d/kiosk.toml
+printf '%b' '{more}' >> /etc/xen-dmabuf/kiosk/weston/weston.ini
+systemctl daemon-reload && systemctl restart weston && systemctl reload xen-dmabuf-backend
+"""
+
+
+def kiosk(dom0: Dom0, more: str = "") -> None:
+    """Make a running Dom0 a kiosk, as the layer's xen-dmabuf-weston-kiosk does; ``more``: for weston.ini."""
+    dom0.run(_KIOSK.format(more=more), timeout=240)
+
+
 def _booted(machine: Qemu) -> bool:
     machine.check_alive()
     return bool(re.search(r"Reached target.*graphical\.target", machine.serial_log.read_text(errors="replace")))
@@ -58,13 +73,19 @@ def build_debug() -> Images:
 
 
 @contextlib.contextmanager
-def boot(images: Images, folder: Path, screen: tuple[int, int] = SCREEN) -> Iterator[tuple[Qemu, Dom0]]:
+def boot(
+    images: Images,
+    folder: Path,
+    screen: tuple[int, int] = SCREEN,
+    outputs: int = 1,
+    display: tuple[str, ...] = ("-display", "none"),
+) -> Iterator[tuple[Qemu, Dom0]]:
     """Boot to a Dom0 whose Weston and backend run; everything ends with the context.
 
-    ``screen`` is (width, height) in pixels.
+    ``screen`` is (width, height) in pixels; all others: Qemu.
     """
     require_qemu()
-    with Qemu(images, folder, screen=screen) as machine:
+    with Qemu(images, folder, screen=screen, outputs=outputs, display=display) as machine:
         say("booting Xen and Dom0")
         dom0 = Dom0(machine)
         # The console tells for nothing; each attempt of SSH costs a booting guest a second.

@@ -7,6 +7,7 @@ The demo and the tests call the same functions.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,13 +17,16 @@ import numpy as np
 
 from . import pattern
 from .deadline import wait_until
-from .display import PAGE, PROBE, DomU, mapped_grants, save, screenshot
+from .display import PAGE, PROBE, DomU, animate, mapped_grants, save, screenshot
 from .errors import ProofError
 from .guest import Dom0, Json
 from .qemu import Qemu
 
 RELEASE_SECONDS = 30
 COLOURS_OF_A_CLIENT = 100  # more than background, panel and cursor have
+MOSTLY_TERMINAL = 0.2  # of the screen is black where a terminal fills the DomU's window
+KEYS_AT_ONCE = 8
+POINTER_PIXELS = 64 * 64  # at most
 POKED = 0x5A17C3
 POKED_BACK = 0xC3175A
 
@@ -40,6 +44,10 @@ class Scene:
     def shot(self, name: str, caption: str) -> np.ndarray:
         """Screenshot of Dom0's screen, kept for the report."""
         self.pictures.append((caption, f"{name}.png"))
+        return screenshot(self.machine, self.folder / f"{name}.png")
+
+    def shot_again(self, name: str) -> np.ndarray:
+        """Screenshot under a name whose caption comes later."""
         return screenshot(self.machine, self.folder / f"{name}.png")
 
     def keep(self, name: str, caption: str, pixels: np.ndarray) -> None:
@@ -136,14 +144,14 @@ def nothing_is_copied(scene: Scene, flips: int = 20) -> str:
     frame_bytes = screen["pitch"] * screen["height"]
     moved = after["read"] - before["read"] + after["written"] - before["written"]
     if copied:
-        raise ProofError(f"the backend's counter says {copied} octets of pixels copied")
+        raise ProofError(f"the backend's counter says {copied} bytes of pixels copied")
     if after["mapped"]["dmabuf"] or after["mapped"]["drm"] or after["mapped"]["gntdev"] > 64 * PAGE:
         raise ProofError(f"worker {pid} has pixel memory mapped: {after['mapped']}")
     if moved >= flips * frame_bytes // 100:
-        raise ProofError(f"worker {pid} moved {moved} octets by system calls in {flips} flips of {frame_bytes}")
+        raise ProofError(f"worker {pid} moved {moved} bytes by system calls in {flips} flips of {frame_bytes}")
     return (
-        f"{flips} flips of {frame_bytes} octets: backend's counter 0; worker {pid} has no dma-buf mapped, "
-        f"{after['mapped']['gntdev']} octets of rings, moved {moved} octets by system calls"
+        f"{flips} flips of {frame_bytes} bytes: backend's counter 0; worker {pid} has no dma-buf mapped, "
+        f"{after['mapped']['gntdev']} bytes of rings, moved {moved} bytes by system calls"
     )
 
 
@@ -205,9 +213,9 @@ def _wait_for_flips(domu: DomU) -> None:
 
 
 def has_window(scene: Scene, name: str) -> bool:
-    """Whether the screen shows anything but one colour."""
+    """Whether the screen shows anything but one colour and a pointer."""
     pixels = screenshot(scene.machine, scene.folder / f"{name}.png")
-    return bool((pixels != pixels[0, 0]).any())
+    return int((pixels != pixels[0, 0]).any(axis=2).sum()) > POINTER_PIXELS
 
 
 def weston_is_exact(scene: Scene) -> str:
@@ -241,6 +249,55 @@ def weston_is_exact(scene: Scene) -> str:
     scene.keep("weston-drawn", "Held still: the framebuffer, read in the DomU", drawn[0])
     height, width = drawn[0].shape[:2]
     return f"it moves; held still, all {width}x{height} pixels equal, window at {x},{y}"
+
+
+def typed_text_arrives(scene: Scene) -> str:
+    """A person clicks into the DomU's window and types: its terminal shows it, and its shell does it."""
+    width, height = scene.machine.screen
+    scene.domu.start_terminal()
+
+    def there() -> bool:
+        return bool((scene.shot_again("before-typing")[::8, ::8] == 0).all(axis=2).mean() > MOSTLY_TERMINAL)
+
+    wait_until(there, 60, "the terminal in the DomU's window")
+    scene.pictures.append(("The DomU's terminal before anybody types", "before-typing.png"))
+    # one after the other: Weston reads keyboard and tablet as it likes
+    before = _events_sent(scene)
+    scene.machine.point(width // 2, height // 3)
+    wait_until(functools.partial(_has_sent, scene, before + 1), 60, "the pointer in the DomU")
+    scene.machine.click()
+    wait_until(functools.partial(_has_sent, scene, before + 3), 60, "the button in the DomU")
+    typed = "touch /tmp/typed-by-hand"
+    frames = type_slowly(scene, typed + "\n")
+    wait_until(lambda: scene.domu.try_run("test -e /tmp/typed-by-hand").status == 0, 60, "what the typed line does")
+    frames.append(scene.shot("after-typing", f"After a click into the window and typing: {typed}"))
+    animate(frames, scene.folder / "typing.webp")
+    scene.pictures.append(("The same, moving", "typing.webp"))
+    owner = scene.domu.run("stat -c %U /tmp/typed-by-hand").strip()
+    scene.domu.run("systemctl stop terminal")
+    scene.machine.point(width - 1, height - 1)  # out of the way of the pictures that follow
+    return f"{typed!r}, typed on Dom0's keyboard, was run in the DomU by {owner}"
+
+
+def type_slowly(scene: Scene, text: str) -> list[np.ndarray]:
+    """Type as fast as an emulated Dom0 can read it: its kernel keeps some 60 events for Weston. What the
+    screen showed meanwhile."""
+    frames = []
+    for start in range(0, len(text), KEYS_AT_ONCE):
+        keys = text[start : start + KEYS_AT_ONCE]
+        wanted = _events_sent(scene) + 2 * len(keys)
+        scene.machine.type(keys)
+        wait_until(functools.partial(_has_sent, scene, wanted), 60, f"the keys of {keys!r} in the DomU")
+        frames.append(scene.shot_again("typing"))
+    return frames
+
+
+def _has_sent(scene: Scene, events: int) -> bool:
+    return _events_sent(scene) >= events
+
+
+def _events_sent(scene: Scene) -> int:
+    return sum(int(device["events_sent"]) for device in scene.domu.backend_status()["inputs"])
 
 
 def find(screen: np.ndarray, picture: np.ndarray) -> tuple[int, int] | None:
@@ -305,7 +362,7 @@ def foreign_buffer_is_refused(scene: Scene) -> str:
             raise ProofError(f"EXP_FROM_REFS was not refused: {buffer}")
     if not buffers or not status["pixel_bytes_copied"]:
         raise ProofError("the copying fallback says that it copied nothing")
-    return f"{buffers[0]['why']}; the fallback copied {status['pixel_bytes_copied']} octets"
+    return f"{buffers[0]['why']}; the fallback copied {status['pixel_bytes_copied']} bytes"
 
 
 def picture_comes_back(scene: Scene) -> str:

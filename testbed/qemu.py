@@ -33,6 +33,8 @@ DOM0_OPTIONS = (
 KERNEL_ADDRESS = 0x49000000
 SCREEN = (1280, 800)
 SERIAL_TAIL = 25
+KEYS = {" ": "spc", "/": "slash", "-": "minus", ".": "dot", "\n": "ret"}
+"""QEMU's names (qapi/ui.json, QKeyCode) of keys that aren't called by their letter."""
 DOMU_ADDRESSES = {"domu": "10.0.2.21"}
 """Addresses that the testbed gives to DomUs, by name; QEMU forwards a port to each one's SSH."""
 
@@ -58,13 +60,24 @@ def _free_port() -> int:
 class Qemu:
     """A running machine; a context manager. Not thread-safe.
 
-    ``folder`` receives ``serial.log`` and ``qemu.log``. ``screen`` is (width, height) in pixels.
+    ``folder`` receives ``serial.log`` and ``qemu.log``. ``screen`` is (width, height) in pixels,
+    ``display`` QEMU's options for a person to see it, ``outputs`` how many screens of that size there are.
     """
 
     def __init__(
-        self, images: Images, folder: Path, *, screen: tuple[int, int] = SCREEN, memory_mib: int = 4096, cpus: int = 2
+        self,
+        images: Images,
+        folder: Path,
+        *,
+        screen: tuple[int, int] = SCREEN,
+        outputs: int = 1,
+        display: tuple[str, ...] = ("-display", "none"),
+        memory_mib: int = 4096,
+        cpus: int = 2,
     ) -> None:
         self.images = images
+        self.outputs = outputs
+        self.display = display
         self.folder = folder
         self.screen = screen
         self.memory_mib = memory_mib
@@ -96,8 +109,7 @@ class Qemu:
             "-m",
             str(self.memory_mib),
             "-nodefaults",
-            "-display",
-            "none",
+            *self.display,
             "-no-reboot",
             "-chardev",
             f"file,id=console,path={self.serial_log}",
@@ -111,7 +123,7 @@ class Qemu:
             f"{XEN_OPTIONS} {self.images.xen_options}",
             "-device",
             f"guest-loader,addr={KERNEL_ADDRESS:#x},kernel={self.images.kernel},"
-            f"bootargs={DOM0_OPTIONS} {self.images.dom0_options}",
+            f"bootargs={DOM0_OPTIONS} {self._outputs()} {self.images.dom0_options}",
             # Dom0 may write: into a snapshot that ends with QEMU
             "-drive",
             f"if=none,id=dom0,format=raw,snapshot=on,file={self.images.dom0}",
@@ -128,8 +140,17 @@ class Qemu:
             "-device",
             "virtio-rng-pci",
             "-device",
-            f"virtio-gpu-pci,xres={width},yres={height}",
+            f"virtio-gpu-pci,id=gpu,xres={width},yres={height},max_outputs={self.outputs}",
+            "-device",
+            "virtio-keyboard-pci",
+            "-device",
+            "virtio-tablet-pci",
         ]
+
+    def _outputs(self) -> str:
+        """Screens beyond the first, which virtio-gpu reports only where somebody looks at them."""
+        width, height = self.screen
+        return " ".join(f"video=Virtual-{number}:{width}x{height}e" for number in range(2, self.outputs + 1))
 
     def __enter__(self) -> Qemu:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -198,16 +219,48 @@ class Qemu:
         lines = self.serial_log.read_text(errors="replace").splitlines()
         return "\n".join("  | " + line for line in lines[-SERIAL_TAIL:])
 
-    def screenshot(self, target: Path) -> None:
-        """Write what virtio-gpu scans out as PNG: Dom0's screen as a person would see it."""
+    def screenshot(self, target: Path, output: int = 0) -> None:
+        """Write what virtio-gpu scans out as PNG: an output of Dom0 as a person would see it."""
+        target.unlink(missing_ok=True)
+        self._ask(
+            f'screenshot "{target}"',
+            "screendump",
+            filename=str(target.absolute()),
+            format="png",
+            device="gpu",
+            head=output,
+        )
+
+    def type(self, text: str) -> None:
+        """Press and release the keys of ``text``: small letters, spaces, and what KEYS names."""
+        for letter in text:
+            code = KEYS.get(letter, letter)
+            for down in (True, False):
+                key = {"type": "qcode", "data": code}
+                self._input({"type": "key", "data": {"down": down, "key": key}})
+
+    def point(self, x: int, y: int) -> None:
+        """Move the pointer to a pixel of the first output, over which Weston lays the tablet."""
+        width, height = self.screen
+        for axis, value, size in (("x", x, width), ("y", y, height)):
+            self._input({"type": "abs", "data": {"axis": axis, "value": (value * 0x7FFF + size // 2) // size}})
+
+    def click(self) -> None:
+        """Press and release the left button."""
+        for down in (True, False):
+            self._input({"type": "btn", "data": {"down": down, "button": "left"}})
+
+    def _input(self, event: dict[str, object]) -> None:
+        self._ask("input", "input-send-event", events=[event])
+
+    def _ask(self, what: str, command: str, **arguments: object) -> None:
         self.check_alive()
         assert self._monitor is not None
-        target.unlink(missing_ok=True)
         try:
-            self._monitor.cmd("screendump", filename=str(target.absolute()), format="png")
+            self._monitor.cmd(command, **arguments)
         except Exception as error:
             self.check_alive()
-            raise TestbedError(f'screenshot "{target}": {error}') from error
+            raise TestbedError(f"{what}: {error}") from error
 
     def close(self) -> None:
         """End QEMU; does nothing when it has ended."""

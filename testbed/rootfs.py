@@ -280,6 +280,14 @@ def _weston(root: Path, configuration: str, drop_ins: tuple[str, ...]) -> None:
         shutil.copy(layout.WESTON / name, units / f"xen-dmabuf-{name}")
 
 
+def _kiosk(root: Path) -> None:
+    """The files of xen-dmabuf-weston-kiosk, put aside: machine.kiosk() installs them."""
+    folder = root / "usr/share/xen-dmabuf/kiosk"
+    folder.mkdir(parents=True)
+    for name in ("kiosk.ini", "kiosk.conf", "kiosk.toml"):
+        shutil.copy(layout.WESTON / name, folder / name)
+
+
 def _write_image(name: str, root: Path, image: Path) -> None:
     """Pack a root into ext4; a size that is too small is an error of mke2fs."""
     for stamp in (root / "etc/.updated", root / "var/.updated"):
@@ -354,6 +362,7 @@ def build_dom0(kernel: Path, guest_kernel: Path) -> Path:
         _python_bindings(root)
         _backend(root)
         _weston(root, "dom0.ini", ("dom0.conf", "force-renderer.conf"))
+        _kiosk(root)
         (root / "etc/xen").mkdir(exist_ok=True)
         shutil.copy(layout.GUEST_CONFIG, root / "etc/xen/domu.cfg")
         _users(root)

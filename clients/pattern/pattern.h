@@ -12,8 +12,6 @@
 #include <stdint.h>
 #include <stdio.h>
 
-#include <xf86drmMode.h>
-
 #define MAX_SCREENS 4
 #define BUFFERS 2
 
