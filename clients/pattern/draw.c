@@ -18,9 +18,21 @@ static uint32_t colour(uint32_t x, uint32_t y, uint32_t frame)
 	return red << 16 | green << 8 | blue;
 }
 
+uint32_t picture_pixel_size(uint32_t fourcc)
+{
+	switch (fourcc) {
+	case DRM_FORMAT_RGB565:
+		return 2;
+	case DRM_FORMAT_RGB888:
+		return 3;
+	default:
+		return 4;
+	}
+}
+
 static uint32_t bytes_per_pixel(const struct picture *picture)
 {
-	return picture->fourcc == DRM_FORMAT_RGB565 ? 2 : 4;
+	return picture_pixel_size(picture->fourcc);
 }
 
 void picture_set(const struct picture *picture, uint32_t x, uint32_t y, uint32_t rgb)
@@ -31,6 +43,10 @@ void picture_set(const struct picture *picture, uint32_t x, uint32_t y, uint32_t
 		uint16_t value = (rgb >> 8 & 0xf800) | (rgb >> 5 & 0x07e0) | (rgb >> 3 & 0x001f);
 
 		memcpy(pixel, &value, sizeof(value));
+	} else if (picture->fourcc == DRM_FORMAT_RGB888) {
+		pixel[0] = rgb;
+		pixel[1] = rgb >> 8;
+		pixel[2] = rgb >> 16;
 	} else {
 		uint32_t value = rgb | 0xff000000u;
 
@@ -48,6 +64,8 @@ uint32_t picture_get(const struct picture *picture, uint32_t x, uint32_t y)
 		memcpy(&value, pixel, sizeof(value));
 		return (value & 0xf800u) << 8 | (value & 0x07e0u) << 5 | (value & 0x001fu) << 3;
 	}
+	if (picture->fourcc == DRM_FORMAT_RGB888)
+		return pixel[2] << 16 | pixel[1] << 8 | pixel[0];
 	uint32_t value;
 
 	memcpy(&value, pixel, sizeof(value));

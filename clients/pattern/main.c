@@ -17,6 +17,7 @@ static const char help[] =
 	"Usage: xen-dmabuf-pattern run [OPTIONS]\n"
 	"       xen-dmabuf-pattern send [--socket PATH] COMMAND\n"
 	"       xen-dmabuf-pattern grab [--device PATH] > FILE\n"
+	"       xen-dmabuf-pattern habit [--device PATH] [--stream N] NAME\n"
 	"\n"
 	"run shows numbered test frames on every connected connector of a DRM device.\n"
 	"  --device PATH    DRM card (default: the first one with a connected screen)\n"
@@ -39,7 +40,13 @@ static const char help[] =
 	"grab writes what the first CRTC shows, whoever drew it: a line with width, height,\n"
 	"pitch and format, then the pixels.\n"
 	"\n"
-	"Exit status: 0 fine, 1 the device failed or went away, 2 wrong usage.\n";
+	"habit does what some other KMS program does, by default on /dev/dri/card0. It prints\n"
+	"a line of JSON with what each screen has to show, and waits: SIGUSR1 goes on if there\n"
+	"is more, SIGTERM ends.\n"
+	"\n"
+	"Exit status: 0 fine, 1 the device failed or went away, 2 wrong usage.\n"
+	"\n"
+	"Names of habits:\n";
 
 #define CARDS 16
 
@@ -213,6 +220,7 @@ int main(int argc, char **argv)
 			break;
 		case 'h':
 			fputs(help, stdout);
+			habit_list(stdout);
 			return 0;
 		default:
 			return usage("unknown option");
@@ -224,8 +232,12 @@ int main(int argc, char **argv)
 		error = first_card(&options, NULL, stdout);
 		return error ? failed(card_of(&options), error) : 0;
 	}
+	if (optind + 2 == argc && !strcmp(argv[optind], "habit")) {
+		error = habit_run(options.device ? options.device : "/dev/dri/card0", options.stream, argv[optind + 1]);
+		return error ? usage("unknown habit") : 0;
+	}
 	if (optind + 2 != argc || strcmp(argv[optind], "send"))
-		return usage("say run, grab or send COMMAND");
+		return usage("say run, grab, habit NAME or send COMMAND");
 	error = control_send(options.socket, argv[optind + 1]);
 	return error ? failed(options.socket, error) : 0;
 }

@@ -12,6 +12,8 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include <xf86drmMode.h>
+
 #define MAX_SCREENS 4
 #define BUFFERS 2
 
@@ -52,6 +54,7 @@ struct screens {
 
 /* draw.c */
 void picture_draw(const struct picture *picture, uint8_t stream, uint32_t frame);
+uint32_t picture_pixel_size(uint32_t fourcc);	/* bytes */
 uint32_t picture_get(const struct picture *picture, uint32_t x, uint32_t y);
 void picture_set(const struct picture *picture, uint32_t x, uint32_t y, uint32_t rgb);
 
@@ -64,6 +67,14 @@ int screens_dirty(struct screens *screens);
 int screens_dpms(struct screens *screens, unsigned int level);
 int screens_set(struct screens *screens);
 bool screens_idle(const struct screens *screens);
+uint32_t find_crtc(int fd, const drmModeRes *resources, const drmModeConnector *connector, uint32_t used);
+uint32_t crtc_bit(const drmModeRes *resources, uint32_t crtc);
+int buffer_create(int fd, struct buffer *buffer, uint32_t width, uint32_t height, uint32_t fourcc);
+void buffer_destroy(int fd, struct buffer *buffer);
+
+/* habits.c: what other KMS programs do, one line of JSON a step; returns an exit status */
+int habit_run(const char *device, uint8_t stream, const char *name);
+void habit_list(FILE *target);
 
 /* grab.c: a text line "width height pitch fourcc", then the pixels of a CRTC's framebuffer */
 int grab(const char *device, unsigned int index, FILE *target);

@@ -12,7 +12,7 @@
 
 #include "pattern.h"
 
-static void buffer_destroy(int fd, struct buffer *buffer)
+void buffer_destroy(int fd, struct buffer *buffer)
 {
 	if (buffer->framebuffer)
 		drmModeRmFB(fd, buffer->framebuffer);
@@ -23,10 +23,10 @@ static void buffer_destroy(int fd, struct buffer *buffer)
 	memset(buffer, 0, sizeof(*buffer));
 }
 
-static int buffer_create(int fd, struct buffer *buffer, uint32_t width, uint32_t height, uint32_t fourcc)
+int buffer_create(int fd, struct buffer *buffer, uint32_t width, uint32_t height, uint32_t fourcc)
 {
 	struct picture *picture = &buffer->picture;
-	uint32_t bits = fourcc == DRM_FORMAT_RGB565 ? 16 : 32;
+	uint32_t bits = 8 * picture_pixel_size(fourcc);
 	uint32_t handles[4] = { 0 }, pitches[4] = { 0 }, offsets[4] = { 0 };
 	uint64_t offset;
 	void *pixels;
@@ -50,7 +50,7 @@ static int buffer_create(int fd, struct buffer *buffer, uint32_t width, uint32_t
 	return 0;
 }
 
-static uint32_t find_crtc(int fd, const drmModeRes *resources, const drmModeConnector *connector, uint32_t used)
+uint32_t find_crtc(int fd, const drmModeRes *resources, const drmModeConnector *connector, uint32_t used)
 {
 	for (int i = 0; i < connector->count_encoders; i++) {
 		drmModeEncoder *encoder = drmModeGetEncoder(fd, connector->encoders[i]);
@@ -64,7 +64,7 @@ static uint32_t find_crtc(int fd, const drmModeRes *resources, const drmModeConn
 	return 0;
 }
 
-static uint32_t crtc_bit(const drmModeRes *resources, uint32_t crtc)
+uint32_t crtc_bit(const drmModeRes *resources, uint32_t crtc)
 {
 	for (int c = 0; c < resources->count_crtcs; c++)
 		if (resources->crtcs[c] == crtc)
