@@ -12,6 +12,7 @@ import selftests
 
 from oeqa.runtime.cases.xen_dmabuf_backend import *  # noqa: F403
 from oeqa.runtime.cases.xen_dmabuf_guest import *  # noqa: F403
+from oeqa.runtime.cases.xen_dmabuf_habits import *  # noqa: F403
 from oeqa.runtime.cases.xen_dmabuf_input import *  # noqa: F403
 from oeqa.runtime.cases.xen_dmabuf_platform import *  # noqa: F403
 from oeqa.runtime.cases.xen_dmabuf_refusals import *  # noqa: F403
