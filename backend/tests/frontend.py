@@ -36,7 +36,7 @@ class FrontendConnector:
         ring, events = xen.allocate(2)
         self.ring, self.events = xen.page(ring), xen.page(events)
         name, request_port, event_port = f"id{index}", xen.new_port(), xen.new_port()
-        self.spec = ConnectorSpec(index, name, width, height, ring, request_port, events, event_port)
+        self.spec = ConnectorSpec(index, name, width, height, ring, request_port, events, event_port, version=2)
         self._words = memoryview(self.ring).cast("I")
         self._event_words = memoryview(self.events).cast("I")
         self._id = 0

@@ -23,6 +23,7 @@ async def serving(
     *sizes: tuple[int, int],
     quota: Quota | None = None,
     screen: ConnectorConfig | None = None,
+    version: int = 2,
 ):
     """A connected worker and its frontend; afterwards nothing may be left mapped or bound."""
     messages: list[Message] = []
@@ -30,10 +31,11 @@ async def serving(
     config = Config(display=Display(socket=socket), quota={"default": quota or Quota()})
     config = dataclasses.replace(config, connector={"*": screen or ConnectorConfig()})
     frontend = Frontend(xen, *sizes)
+    specs = tuple(dataclasses.replace(spec, version=version) for spec in frontend.specs)
     worker.start(5, "domu", config)
     worker.messages = messages
     try:
-        await worker.connect(0, tuple(frontend.specs))
+        await worker.connect(0, specs)
         assert messages == [Connected(0)]
         yield worker, frontend
     finally:

@@ -54,6 +54,21 @@ def test_display_buffers_that_lie(xen, weston, name, fields):
     asyncio.run(run())
 
 
+def test_offset_is_no_word_of_version_1(xen, weston):
+    """Its bytes hold whatever was in the ring; for an imported buffer drm_xen_front sets them all the same."""
+
+    async def run():
+        async with serving(xen, weston.socket, version=1) as (worker, frontend):
+            control = frontend.connectors[0]
+            directory, _first = frontend.directory(4)
+            assert await control.call(OP.OP_DBUF_CREATE, 1, 64, 48, 32, 12288, 0, directory, HUGE) == 0
+            assert await control.call(OP.OP_DBUF_CREATE, 2, 0, 0, 0, 12288, 0, directory, HUGE) == -errno.EINVAL
+            assert await control.call(OP.OP_FB_ATTACH, 1, 11, 64, 48, fourcc.XRGB8888) == 0
+            assert len(status_of(worker)["buffers"]) == 1
+
+    asyncio.run(run())
+
+
 def test_backend_allocation_is_refused(xen, weston):
     async def run():
         async with serving(xen, weston.socket) as (_worker, frontend):

@@ -438,6 +438,39 @@ def test_frontend_driver_removed_and_loaded_again():
     asyncio.run(run())
 
 
+def test_a_frontend_that_polls_sees_each_state():
+    """It writes a state and waits for the same one, looking twenty times a second."""
+
+    async def run():
+        store = FakeStore()
+        async with running(store) as supervisor:
+            toolstack_creates(store)
+            front = await connect(store)
+            front.store.on_change = lambda path: None
+            front._say(5)
+            await polled(store, "5")
+            front._say(6)
+            await polled(store, "6")
+            await until(lambda: supervisor._domains[3].devices[0]._reopen is None, "the end of all timers")
+            assert states(store)[0] == "6"
+            front.drm = False
+            front.boot()
+            await until(lambda: states(store) == ("4", "4"), "Connected again")
+
+    asyncio.run(run())
+
+
+async def polled(store, state):
+    """Look at the backend's state each 50 ms until it is ``state``."""
+    seen = []
+    for _ in range(40):
+        await asyncio.sleep(0.05)
+        seen.append(states(store)[0])
+        if seen[-1] == state:
+            return
+    pytest.fail(f"{state} not seen: {seen}")
+
+
 def test_toolstack_removes_the_device():
     async def run():
         store = FakeStore()
@@ -621,5 +654,6 @@ def test_decision_is_total_and_reaches_rest():
                         Action.NOTHING,
                         Action.FORGET,
                         Action.CONNECT,
+                        Action.CLOSE_LATER,
                         Action.REOPEN_LATER,
                     )

@@ -7,6 +7,7 @@ pixel, bytes, or pages of 4096 bytes.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 from dataclasses import dataclass
 
@@ -48,6 +49,16 @@ def check_fits(field: str, stride: int, height: int, data_ofs: int, buffer_sz: i
     if needed > buffer_sz:
         layout = f"offset {data_ofs} + {stride} x {height}"
         raise RequestError(errno.EINVAL, field, buffer_sz, f"{layout} bytes need {needed}")
+
+
+def of_version(request: wire.DbufCreate, version: int) -> wire.DbufCreate:
+    """The request as a frontend of that protocol version means it.
+
+    data_ofs came with version 2; before, these bytes were whatever was in the ring. drm_xen_front chooses no
+    version, yet sets it, and to something else than 0 only for a buffer that it imported.
+    """
+    imported = not any((request.width, request.height, request.bpp))
+    return request if version >= 2 or imported else dataclasses.replace(request, data_ofs=0)
 
 
 def check_dbuf(request: wire.DbufCreate, quota: Quota) -> None:

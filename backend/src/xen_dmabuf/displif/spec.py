@@ -14,7 +14,10 @@ _PLAIN = 4095, 2047
 
 @dataclass(frozen=True)
 class ConnectorSpec:
-    """``name`` is the unique-id or the index; sizes in pixels; references and ports of the DomU."""
+    """``name`` is the unique-id or the index; sizes in pixels; references and ports of the DomU.
+
+    ``version`` is the protocol's that the frontend has chosen for the whole device.
+    """
 
     index: int = number(high=15)
     name: str = text(longest=32)
@@ -24,6 +27,7 @@ class ConnectorSpec:
     req_port: int = number(low=1, high=_U32)
     evt_ref: int = number(low=1, high=_U32)
     evt_port: int = number(low=1, high=_U32)
+    version: int = number(1, low=1, high=2)
 
     @property
     def warning(self) -> str:

@@ -21,9 +21,16 @@ from .xenstore import XenStore, read_state
 
 log = logging.getLogger(__name__)
 
-_REOPEN_SECONDS = 0.3  # xen_drv_remove polls for InitWait for 1 s after Closing
+# xen_drv_remove polls for InitWait for 1 s after Closing: both and the release have to fit in
+_CLOSE_SECONDS = 0.3  # a frontend that polls sees Closing meanwhile
+_REOPEN_SECONDS = 0.2
 _CONNECT_BURST = 5  # connects of one device within _CONNECT_WINDOW before it has to wait
 _CONNECT_WINDOW = 10.0
+
+_NEXT = {
+    Action.CLOSE_LATER: (State.CLOSING, _CLOSE_SECONDS, State.CLOSED),
+    Action.REOPEN_LATER: (State.CLOSED, _REOPEN_SECONDS, State.INIT_WAIT),
+}
 
 
 class Device:
@@ -180,18 +187,20 @@ class Device:
             self.release()
         elif action is Action.RENEW:
             self._renew()
-        elif action is Action.REOPEN_LATER and self._reopen is None:
-            self._reopen = self._loop.call_later(_REOPEN_SECONDS, self._reopen_now)
+        elif action in _NEXT and self._reopen is None:
+            back, seconds, state = _NEXT[action]
+            self._reopen = self._loop.call_later(seconds, self._move_on, back, state)
         elif action is Action.FORGET:
             self.forget()
         return False
 
-    def _reopen_now(self) -> None:
+    def _move_on(self, back: State, state: State) -> None:
+        """Say a state to a frontend that is closing, unless something else has happened since."""
         self._reopen = None
         with contextlib.suppress(OSError):  # the step that follows tries again, and reports it
             view = self._view()
-            if view.link is Link.DOWN and view.online and view.front == State.CLOSING:
-                self._write("state", str(int(State.INIT_WAIT)))
+            if view.link is Link.DOWN and view.online and view.front == State.CLOSING and view.back == back:
+                self._write("state", str(int(state)))
         self._again()
 
     def _retry_now(self) -> None:

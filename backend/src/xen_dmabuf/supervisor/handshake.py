@@ -3,7 +3,8 @@
 
 decide() is written for mainline drm_xen_front (xen_drm_front.c, displback_changed): it starts over
 whenever the backend is Closed or InitWait while it is Connected, by way of Reconfiguring (7) to
-Initialising (1), and connects again once the backend is InitWait.
+Initialising (1), and connects again once the backend is InitWait. A frontend that polls finds each
+state for long enough: Closing until it is Closed itself, Closed until it starts over.
 
 decide_input() is written for mainline xen-kbdfront (xenkbd_backend_changed): it publishes, goes to
 Initialised (3), and to Connected (4) by itself when it sees InitWait or Connected. On Closing and
@@ -65,6 +66,7 @@ class Action(enum.Enum):
     SAY_CONNECTED = State.CONNECTED
     SAY_CLOSING = State.CLOSING
     SAY_CLOSED = State.CLOSED
+    CLOSE_LATER = "close later"
     REOPEN_LATER = "reopen later"
 
 
@@ -89,6 +91,11 @@ def decide(view: View) -> Action:
     return _towards_connected(view.back, view.front)
 
 
+# A driver of Linux being removed waits for InitWait, a guest shutting down for Closing. Others look at our
+# state now and then: what they wait for has to stay until they have seen it.
+_LATER = {State.CLOSING: Action.CLOSE_LATER, State.CLOSED: Action.REOPEN_LATER}
+
+
 def _towards_closed(back: int) -> Action:
     if back == State.CLOSED:
         return Action.NOTHING
@@ -100,9 +107,9 @@ def _towards_connected(back: int, front: int | None) -> Action:
         # it lives on an older connection of ours: Closed makes it start over
         return Action.NOTHING if back == State.INIT_WAIT else _towards_closed(back)
     if front == State.CLOSING and back != State.INIT_WAIT:
-        # a driver being removed waits for InitWait; a guest shutting down for Closing
-        action = _towards_closed(back)
-        return Action.REOPEN_LATER if action is Action.NOTHING else action
+        return _LATER.get(State(back), Action.SAY_CLOSING)
+    if front == State.CLOSED and back not in (State.UNKNOWN, State.INITIALISING, State.INIT_WAIT):
+        return _towards_closed(back)  # it has seen Closing, and may wait for Closed
     if back != State.INIT_WAIT:
         return Action.SAY_INIT_WAIT
     return Action.CONNECT if front == State.INITIALISED else Action.NOTHING

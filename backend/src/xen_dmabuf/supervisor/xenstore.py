@@ -231,6 +231,7 @@ def read_connectors(store: XenStore, frontend: str, quota: Quota) -> list[Connec
     RequestError names the node and the value. Ports and references must be unique.
     """
     specs: list[ConnectorSpec] = []
+    version = 2 if store.read(f"{frontend}/version") == "2" else 1
     for index in range(quota.connectors):
         path = f"{frontend}/{index}"
         size = read_resolution(store, f"{path}/resolution", quota)
@@ -245,6 +246,7 @@ def read_connectors(store: XenStore, frontend: str, quota: Quota) -> list[Connec
                 req_port=_needed(store, f"{path}/req-event-channel"),
                 evt_ref=_needed(store, f"{path}/evt-ring-ref"),
                 evt_port=_needed(store, f"{path}/evt-event-channel"),
+                version=version,
             )
         )
     if not specs:

@@ -12,7 +12,7 @@ import errno
 from collections.abc import Awaitable, Callable
 
 from ..config import Quota
-from ..displif import wire
+from ..displif import geometry, wire
 from ..displif.spec import ConnectorSpec
 from ..errors import RequestError
 from ..link.messages import DeviceStatus, Held
@@ -116,6 +116,10 @@ class Device:
             on_broken=self._on_broken,
         )
 
+    def _version(self) -> int:
+        """The protocol's, as the frontend has chosen it."""
+        return self.connectors[0].spec.version
+
     def start(self) -> None:
         """Begin to answer."""
         for connector in self.connectors:
@@ -145,7 +149,7 @@ class Device:
             raise RequestError(errno.EINVAL, "connector", connector, "must be sent over connector 0")
         async with self._lock:
             if isinstance(body, wire.DbufCreate):
-                await self.buffers.create(body)
+                await self.buffers.create(geometry.of_version(body, self._version()))
             elif isinstance(body, wire.DbufDestroy):
                 await self._destroy(body.dbuf_cookie)
             elif isinstance(body, wire.FbAttach):
