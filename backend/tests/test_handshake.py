@@ -37,6 +37,7 @@ from xen_dmabuf.link.messages import (
     Disconnect,
     Held,
     Hello,
+    Rename,
     Report,
     WorkerStatus,
 )
@@ -469,6 +470,30 @@ async def polled(store, state):
         if seen[-1] == state:
             return
     pytest.fail(f"{state} not seen: {seen}")
+
+
+def test_a_renamed_domain_is_called_so():
+    """At once, and by a worker that a supervisor finds later."""
+
+    async def run():
+        store = FakeStore()
+        async with running(store) as supervisor:
+            toolstack_creates(store)
+            await connect(store)
+            store.write("/local/domain/3/name", "new")
+            await until(lambda: FakeChild.made[0].sent[-1] == Rename("new"), "the worker hears of it")
+            (domain,) = (await supervisor.domains())["domains"]
+            assert domain["name"] == "new"
+            store.write("/local/domain/3/name", "new")
+            FakeChild.made[0].say(dataclasses.replace(held(), name="old"))
+            await until(lambda: FakeChild.made[0].count(Rename) == 2, "a worker with the old name hears of it")
+            store.on_change = lambda path: None
+            store.remove(FRONT)
+            store.remove(BACK)
+            await until(lambda: not supervisor._domains, "the domain's end")
+            assert "/local/domain/3/name" not in store.watches
+
+    asyncio.run(run())
 
 
 def test_toolstack_removes_the_device():

@@ -17,6 +17,7 @@ from xen_dmabuf.displif import fourcc
 from xen_dmabuf.displif import wire as OP
 from xen_dmabuf.displif.geometry import Crop
 from xen_dmabuf.worker.ground import read_ppm
+from xen_dmabuf.worker.protocols import XdgToplevel
 
 
 def test_one_window_whatever_the_guest_shows(xen, weston):
@@ -124,6 +125,24 @@ def test_titles_of_a_shared_unique_id_differ(xen, weston):
             specs = tuple(dataclasses.replace(spec, name="same") for spec in frontend.specs)
             await worker.connect(0, specs)
             assert [connector.label for connector in worker._devices[0].connectors] == ["same-0", "same-1"]
+
+    asyncio.run(run())
+
+
+def test_a_renamed_domain_s_windows_follow(xen, weston, monkeypatch):
+    async def run():
+        async with serving(xen, weston.socket) as (worker, _frontend):
+            connector = worker._devices[0].connectors[0]
+            await until(lambda: connector.window, "the window")
+            said: list[tuple[str, str]] = []
+            for name in ("set_title", "set_app_id"):
+                real = getattr(XdgToplevel.proxy_class, name)
+                monkeypatch.setattr(
+                    XdgToplevel.proxy_class, name, lambda p, text, n=name, r=real: (said.append((n, text)), r(p, text))
+                )
+            worker.rename("new")
+            assert said == [("set_title", "new id0"), ("set_app_id", "xen-dmabuf.new.id0")]
+            assert worker.hello().name == "new"
 
     asyncio.run(run())
 

@@ -84,6 +84,14 @@ class DisconnectInput(Message):
 
 
 @dataclass(frozen=True)
+class Rename(Message):
+    """The toolstack calls the domain otherwise now. What the configuration says by the old name stays until
+    the frontend connects again."""
+
+    name: str = text(longest=_NAMES)
+
+
+@dataclass(frozen=True)
 class AskStatus(Message):
     """The worker answers Report."""
 
@@ -111,12 +119,13 @@ class HeldInput(Message):
 class Hello(Message):
     """First on each connection: what the worker has, for a supervisor that was restarted or a
     worker that goes on from a stored state. ``domid`` -1: nothing, it waits for Start. ``config``
-    is what it was started with."""
+    is what it was started with, ``name`` what it calls the domain, empty if it doesn't say."""
 
     domid: int = number(low=-1, high=0x7FEF)
     config: Config = field(default_factory=Config)
     devices: tuple[Held, ...] = ()
     inputs: tuple[HeldInput, ...] = ()
+    name: str = text("", longest=_NAMES)
 
 
 @dataclass(frozen=True)
@@ -260,7 +269,7 @@ class Report(Message):
     status: WorkerStatus = field(default_factory=WorkerStatus)
 
 
-TO_WORKER = (Start, Connect, Disconnect, ConnectInput, DisconnectInput, AskStatus)
+TO_WORKER = (Start, Connect, Disconnect, ConnectInput, DisconnectInput, Rename, AskStatus)
 TO_SUPERVISOR = (
     *(Hello, Ready, Report),
     *(Connected, Refused, Failed, Disconnected),

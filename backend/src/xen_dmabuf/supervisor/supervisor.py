@@ -33,6 +33,7 @@ from ..link.messages import (
     InputRefused,
     Message,
     Ready,
+    Rename,
     Report,
     Start,
     WorkerStatus,
@@ -99,6 +100,11 @@ class Domain:
             return "not answering" if self.silent else "ready"
         return "starting" if self.begun else "none"
 
+    def rename(self, name: str) -> None:
+        self.name = name
+        for device in self.all_devices():
+            device.name = name
+
     def all_devices(self) -> list[Device]:
         return [*self.devices.values(), *self.inputs.values()]
 
@@ -107,6 +113,9 @@ class Domain:
 
     def ready_child(self) -> Child | None:
         return self.child if self.ready else None
+
+
+_NAME_PATH = re.compile(r"/local/domain/([0-9]{1,5})/name", re.ASCII)
 
 
 class Supervisor:
@@ -211,7 +220,9 @@ class Supervisor:
             self._fail(f"XenStore's connection is lost: {error}")
             return
         for path in paths:
-            if match := self._back_path.fullmatch(path) or _FRONT_PATH.fullmatch(path):
+            if match := _NAME_PATH.fullmatch(path):
+                self._renamed(int(match[1]))
+            elif match := self._back_path.fullmatch(path) or _FRONT_PATH.fullmatch(path):
                 self.touch(_place(match["kind"]), int(match["domid"]), int(match["number"]))
             else:
                 self._rescan_surely()
@@ -327,10 +338,34 @@ class Supervisor:
     def _domain(self, domid: int) -> Domain:
         domain = self._domains.get(domid)
         if domain is None:
-            name = self._store.read(f"/local/domain/{domid}/name") or f"domain-{domid}"
-            domain = self._domains[domid] = Domain(domid, name[:64], self._config, self._child(domid))
+            name = self._name(domid)
+            self._store.watch(f"/local/domain/{domid}/name")
+            domain = self._domains[domid] = Domain(domid, name, self._config, self._child(domid))
             self._publish("domain", domain)
         return domain
+
+    def _name(self, domid: int) -> str:
+        name = self._store.read(f"/local/domain/{domid}/name") or f"domain-{domid}"
+        return name[:64]
+
+    def _renamed(self, domid: int) -> None:
+        """`xl rename`, or nothing new."""
+        domain = self._domains.get(domid)
+        if domain is None or self._ended:
+            return
+        try:
+            name = self._name(domid)
+            if name == domain.name or not self._store.domain_exists(domid):
+                return
+        except OSError as error:
+            log.error("domain's name can't be read", extra=fields(domain=domain.name, domid=domid, reason=error))
+            asyncio.get_running_loop().call_later(_RETRY, self._renamed, domid)
+            return
+        log.info("domain renamed", extra=fields(domain=domain.name, domid=domid, name=name))
+        domain.rename(name)
+        if domain.ready:
+            domain.child.send(Rename(name))
+        self._publish("domain", domain)
 
     def _child(self, domid: int) -> Child:
         child = Child(
@@ -418,6 +453,8 @@ class Supervisor:
             extra=fields(domain=domain.name, domid=domain.domid, devices=sorted(held)),
         )
         self._publish("worker", domain)
+        if hello.name not in ("", domain.name):
+            domain.child.send(Rename(domain.name))
         for number in held.keys() - domain.devices.keys():
             if self._store.read(f"{self.folders[0]}/{domain.domid}/{number}/state") is None:
                 domain.child.send(Disconnect(number))  # removed while there was no supervisor

@@ -463,14 +463,22 @@ class Connector:
         from .window import Window  # with the compositor's code, which is loaded when it is needed
 
         size = (self.spec.width, self.spec.height)
-        title = f"{self._scene.domain} {self.label}"
-        app_id = f"{display.app_id}.{self._scene.domain}.{self.label}"
         try:
-            self.window = Window(compositor, title, app_id, size, self._settings, display.hidden_flips_per_second)
+            self.window = Window(compositor, *self._names(), size, self._settings, display.hidden_flips_per_second)
             compositor.seats.add(self.window, self._scene.inputs.at(self.spec.name))
         except (ConnectionLost, ImportRefused, OSError) as error:
             if self._quiet.allow(self._loop.time()):
                 log.error("window can't be opened", extra=fields(**self._fields, reason=error))
+
+    def _names(self) -> tuple[str, str]:
+        """The window's title and app_id."""
+        domain = self._scene.domain
+        return f"{domain} {self.label}", f"{self._scene.display.app_id}.{domain}.{self.label}"
+
+    def rename(self) -> None:
+        """The domain is called otherwise now."""
+        if self.window:
+            self.window.rename(*self._names())
 
     def close_window(self, *, answer: bool = True) -> None:
         """Unplug it; flips still open are answered as not shown."""

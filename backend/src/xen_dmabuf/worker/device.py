@@ -120,6 +120,11 @@ class Device:
         """The protocol's, as the frontend has chosen it."""
         return self.connectors[0].spec.version
 
+    def rename(self) -> None:
+        """The domain is called otherwise now."""
+        for connector in self.connectors:
+            connector.rename()
+
     def start(self) -> None:
         """Begin to answer."""
         for connector in self.connectors:

@@ -32,6 +32,7 @@ from ..link.messages import (
     DisconnectInput,
     Message,
     Ready,
+    Rename,
     Report,
     Start,
 )
@@ -117,6 +118,8 @@ class Control:
             self._begin("vkb", message.device, self.worker.connect_input(message.device, message.spec))
         elif isinstance(message, DisconnectInput):
             self._begin("vkb", message.device, self.worker.disconnect_input(message.device))
+        elif isinstance(message, Rename):
+            self.worker.rename(message.name)
         elif isinstance(message, AskStatus):
             self.send(Report(self.worker.status()))
 

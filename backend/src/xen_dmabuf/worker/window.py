@@ -91,8 +91,7 @@ class Window:
         self._toplevel.dispatcher["configure"] = self._on_toplevel_configure
         self._toplevel.dispatcher["close"] = self._on_close
         self._toplevel.dispatcher["configure_bounds"] = self._on_bounds
-        self._toplevel.set_title(title)
-        self._toplevel.set_app_id(app_id)
+        self.rename(title, app_id)
         self.outputs_changed()
         if self._settings.placement == "maximised":
             self._toplevel.set_maximized()
@@ -100,6 +99,13 @@ class Window:
         compositor.flush()
 
     # -- what the connector does
+
+    def rename(self, title: str, app_id: str) -> None:
+        """What the compositor calls it; an ivi surface has its id."""
+        self._title = title
+        if self._toplevel:
+            self._toplevel.set_title(title)
+            self._toplevel.set_app_id(app_id)
 
     def present(
         self,

@@ -427,7 +427,15 @@ class Worker:
     def hello(self) -> Hello:
         held = tuple(device.held() for device in self._devices.values())
         inputs = tuple(device.held() for device in self.scene.inputs)
-        return Hello(self.domid, self.config, held, inputs)
+        return Hello(self.domid, self.config, held, inputs, self.scene.domain)
+
+    def rename(self, name: str) -> None:
+        """The domain's windows follow."""
+        self.scene.domain = name
+        for device in self._devices.values():
+            device.rename()
+        self.scene.flush()
+        self.save()
 
     def status(self) -> WorkerStatus:
         caches, scene = self.scene.caches, self.scene
