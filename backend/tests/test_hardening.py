@@ -30,7 +30,7 @@ from xen_dmabuf.displif import fourcc, wire
 from xen_dmabuf.errors import ImportRefused, RequestError
 from xen_dmabuf.link.messages import Connected, Disconnected, Refused
 from xen_dmabuf.linux import drm, gbm
-from xen_dmabuf.worker.allocators import Shape
+from xen_dmabuf.worker.allocators import GbmAllocator, Shape
 from xen_dmabuf.worker.backing import BackingFactory, CopyBacking
 from xen_dmabuf.worker.compositor import Compositor
 from xen_dmabuf.worker.framebuffers import Framebuffers
@@ -455,6 +455,29 @@ def test_without_libgbm_the_next_strategy_is_taken_and_the_reason_is_told(xen, m
     backing.close()
     factory.close()
     assert xen.mapped == 0 and open_files() == before
+
+
+def test_a_card_without_16_bits_is_asked_once(monkeypatch):
+    """Edge: libgbm, as it is over virtio-gpu, whose dumb buffers have 32 bits only."""
+    asked: list[int] = []
+
+    class Device:
+        def __init__(self, *_words):
+            pass
+
+        def create(self, _width, _height, code, _flags):
+            asked.append(code)
+            if code == fourcc.RGB565:
+                raise OSError(errno.EINVAL, "CREATE_DUMB failed")
+            file = os.memfd_create("bo")
+            os.truncate(file, 3 * PAGE)
+            return SimpleNamespace(stride=4096, prime_fd=lambda: file, destroy=lambda: None)
+
+    monkeypatch.setattr(gbm, "Device", Device)
+    allocator = GbmAllocator(-1, "card")
+    for _ in range(2):
+        allocator.create(Shape(64, 48, 16, 3)).destroy()
+    assert asked == [fourcc.RGB565] * 3 + [fourcc.XRGB8888] * 2
 
 
 def test_a_copy_whose_memory_can_not_be_mapped_leaves_no_descriptor(monkeypatch):

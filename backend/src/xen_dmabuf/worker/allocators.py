@@ -130,16 +130,28 @@ class GbmAllocator:
     def __init__(self, drm_fd: int, path: str) -> None:
         self._path = path
         self._device = gbm.Device(drm_fd, path)
+        self._has_16_bits = True
 
     def create(self, shape: Shape) -> BufferObject:
-        if shape.width and shape.height:
-            code = {16: fourcc.RGB565, 32: fourcc.XRGB8888}.get(shape.bpp)
-            if code is not None:
-                candidate = self._create(shape.width, shape.height, code)
-                if candidate.size >= shape.pages * PAGE_SIZE:
-                    return candidate
-                candidate.destroy()
+        candidate = self._of_its_format(shape) if shape.width and shape.height else None
+        if candidate:
+            if candidate.size >= shape.pages * PAGE_SIZE:
+                return candidate
+            candidate.destroy()
         return self._create(_ROW, shape.pages, fourcc.XRGB8888)
+
+    def _of_its_format(self, shape: Shape) -> _GbmObject | None:
+        """None if there is none. A driver that can't is asked once: libgbm complains on stderr each time, also
+        if it has said that the format is supported."""
+        if shape.bpp == 32:
+            return self._create(shape.width, shape.height, fourcc.XRGB8888)
+        if shape.bpp != 16 or not self._has_16_bits:
+            return None
+        try:
+            return self._create(shape.width, shape.height, fourcc.RGB565)
+        except OSError:
+            self._has_16_bits = False
+            return None
 
     def _create(self, width: int, height: int, code: int) -> _GbmObject:
         error: OSError | None = None
