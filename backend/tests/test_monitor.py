@@ -96,6 +96,24 @@ def test_a_flip_to_a_framebuffer_of_another_size_is_shown(xen, weston):
     asyncio.run(run())
 
 
+def test_a_flip_has_no_position(xen, weston):
+    """SetCrtc of another framebuffer in the same mode is a flip: the position that SET_CONFIG had may not fit it."""
+
+    async def run():
+        async with serving(xen, weston.socket) as (worker, frontend):
+            connector, control = worker._devices[0].connectors[0], frontend.connectors[0]
+            await frontend.show(1, 128, 96)
+            assert await control.call(OP.OP_SET_CONFIG, 1, 64, 40, 128, 96, 32) == 0
+            assert (await frontend.buffer(2, 64, 48))[0] == 0
+            assert await control.call(OP.OP_FB_ATTACH, 2, 2, 64, 48, fourcc.XRGB8888) == 0
+            for number, (fb, crop) in enumerate(((2, Crop(0, 0, 64, 48)), (1, Crop(64, 40, 64, 48)))):
+                assert await control.call(OP.OP_PG_FLIP, fb) == 0
+                await until(lambda n=number: connector.counters.flips_shown == n + 1, "the flip")
+                assert placed(connector.window)[0] == crop
+
+    asyncio.run(run())
+
+
 def test_connectors_that_show_the_same_framebuffer_do_not_wait_for_each_other(xen, weston):
     async def run():
         async with serving(xen, weston.socket, (64, 48), (64, 48)) as (worker, frontend):

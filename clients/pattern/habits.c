@@ -162,7 +162,7 @@ static void panned(struct kit *kit)
 	struct head *head = &kit->head[0];
 	struct buffer exact = screen_buffer(kit);
 
-	twice_as_large(kit, head, 64, 32);
+	twice_as_large(kit, head, head->mode.hdisplay, head->mode.vdisplay - 10);
 	step(kit);
 	draw(kit, head, &exact, 1);
 	need(kit, set_crtc(kit, head, exact.framebuffer, 0, 0), "SetCrtc");

@@ -286,6 +286,8 @@ def _check_body(body: object, quota: Quota, size: tuple[int, int]) -> None:
         across = crop.x >= 0 and 0 < crop.width <= min(size[0], 640) and crop.x + crop.width <= 640
         down = crop.y >= 0 and 0 < crop.height <= min(size[1], 480) and crop.y + crop.height <= 480
         check(across and down and not body.reset, "crop", body, crop)
+        flipped = geometry.crop_of_flip(body, 320, 200, *size)
+        check(0 <= flipped.x <= 320 - flipped.width and 0 <= flipped.y <= 200 - flipped.height, "flip", body, flipped)
 
 
 # -- directories

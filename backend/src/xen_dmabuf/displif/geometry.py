@@ -116,3 +116,13 @@ def crop_of(config: wire.SetConfig, fb_width: int, fb_height: int, width: int, h
         min(config.width, width, fb_width - config.x),
         min(config.height, height, fb_height - config.y),
     )
+
+
+def crop_of_flip(config: wire.SetConfig, fb_width: int, fb_height: int, width: int, height: int) -> Crop:
+    """The same for a framebuffer that came by a flip, which has no position of its own.
+
+    Linux lets nobody show what lies outside of a framebuffer: a position that doesn't fit is an older one's.
+    """
+    shown_width, shown_height = min(config.width, width, fb_width), min(config.height, height, fb_height)
+    x, y = min(config.x, fb_width - shown_width), min(config.y, fb_height - shown_height)
+    return Crop(x, y, shown_width, shown_height)

@@ -345,7 +345,7 @@ class Connector:
             self._on_change()
             return
         framebuffer = await self._drawn(request.fb_cookie)
-        self._crop(request, framebuffer)
+        geometry.crop_of(request, *self._sizes(framebuffer))  # RequestError if nothing would be shown
         self.configuration = Configuration(request)
         self._on_change()
         self._present(framebuffer, None)
@@ -379,8 +379,8 @@ class Connector:
             return self._framebuffers.get(cookie)  # another connector may have detached it
         return framebuffer
 
-    def _crop(self, request: wire.SetConfig, framebuffer: Framebuffer) -> geometry.Crop:
-        return geometry.crop_of(request, framebuffer.width, framebuffer.height, self.spec.width, self.spec.height)
+    def _sizes(self, framebuffer: Framebuffer) -> tuple[int, int, int, int]:
+        return framebuffer.width, framebuffer.height, self.spec.width, self.spec.height
 
     # -- flips
 
@@ -430,22 +430,15 @@ class Connector:
         self.open_window()  # if it couldn't be before
         image, configuration, window = framebuffer.image, self.configuration, self.window
         done = functools.partial(self._flip_done, flip) if flip else None
-        crop = self._visible(configuration, framebuffer) if configuration else None
-        if image is None or window is None or crop is None:
+        if image is None or window is None or configuration is None:
             if done:
                 delay = 1 / self._scene.display.hidden_flips_per_second
                 self._loop.call_later(delay, done, False)
             return
+        crop = geometry.crop_of_flip(configuration.request, *self._sizes(framebuffer))
         # the DomU's pages aren't what the compositor reads of a copy
         copied = isinstance(framebuffer.buffer.backing, CopyBacking)
         window.present(image, crop, done, wait_release=not copied)
-
-    def _visible(self, configuration: Configuration, framebuffer: Framebuffer) -> geometry.Crop | None:
-        """None: the configuration shows nothing of this framebuffer, which a flip may bring."""
-        try:
-            return self._crop(configuration.request, framebuffer)
-        except RequestError:
-            return None
 
     def show_again(self, framebuffer: Framebuffer) -> None:
         """Present a framebuffer whose wl_buffer came late, if it is what should be shown."""
