@@ -65,6 +65,7 @@ def _device_lines(device: dict[str, Any]) -> Iterator[str]:
         yield f"    {device['warning']}"
     for connector in device.get("connectors", ()):
         hidden = ", hidden" if connector["hidden"] else ""
+        hidden = f" on {connector['output']}{hidden}" if connector["output"] else hidden
         hidden += ", drawn without flips" if connector["refreshing"] else ""
         yield (
             f"    connector {connector['name']} {connector['width']}x{connector['height']}{hidden}:"

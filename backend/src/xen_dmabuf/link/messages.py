@@ -200,6 +200,7 @@ class ConnectorStatus(Message):
     flip_age: int = number(-1, low=-1)
     frame_age: int = number(-1, low=-1)
     refreshing: bool = False
+    output: str = text("", longest=256)
     present_latency: int = number(-1, low=-1)
     present_missed: int = 0
     warning: str = text("", longest=REASON)

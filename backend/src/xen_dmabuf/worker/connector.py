@@ -528,6 +528,7 @@ class Connector:
             configuration.fb_cookie if configuration else 0,
             bool(self.window and self.window.hidden),
             refreshing=self._refresher.runs,
+            output=self.window.output if self.window else "",
             present_latency=self.window.presentation.latency if self.window else -1,
             present_missed=self.window.presentation.missed if self.window else 0,
             flips_open=len(self._open),

@@ -133,6 +133,11 @@ class Window:
         return self._picture.hidden
 
     @property
+    def output(self) -> str:
+        """The name of the output that it came to last, "" if the compositor hasn't said."""
+        return self._entered
+
+    @property
     def presentation(self) -> Presentation:
         """When its frames reach the screen."""
         return self._picture.presentation
