@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Dom0 as a kiosk with two outputs: each of a guest's screens fills the output that the configuration names."""
+"""Dom0 as a kiosk with two outputs: each of a guest's screens fills the output that has its app_id."""
 
 import pytest
 
@@ -14,18 +14,23 @@ FOLDER = REPOSITORY / "build" / "test-outputs"
 SCREEN = (640, 480)
 VDISPL = '["backend=Domain-0,be-alloc=0,connectors=id0:640x480;id1:640x480"]'
 # the other way round than a compositor would place them
-OUTPUTS = {"id0": "Virtual-2", "id1": "Virtual-1"}
-CONFIGURATION = "\n".join(f'[connector."domu.{name}"]\noutput = "{output}"\n' for name, output in OUTPUTS.items())
+OUTPUTS = {"Virtual-1": "id1", "Virtual-2": "id0"}
+
+
+def weston_ini() -> str:
+    """Sections of the outputs, for printf. A screen that nobody looks at has no EDID: Weston would take the
+    largest mode that the driver has."""
+    return "".join(
+        f"\\n[output]\\nname={output}\\nmode={SCREEN[0]}x{SCREEN[1]}\\napp-ids=xen-dmabuf.domu.{name}\\n"
+        for output, name in OUTPUTS.items()
+    )
 
 
 @pytest.fixture(scope="module")
 def kiosk():
     """(Qemu, Dom0) with two outputs and the layer's kiosk configuration."""
     with machine.boot(machine.build(), FOLDER, SCREEN, outputs=2) as (qemu, dom0):
-        folder = "/etc/xen-dmabuf/backend.toml.d"
-        dom0.run(f"mkdir -p {folder} && cat > {folder}/outputs.toml <<'END'\n{CONFIGURATION}\nEND")
-        # a screen that nobody looks at has no EDID: Weston would take the largest mode that the driver has
-        machine.kiosk(dom0, f"\\n[output]\\nname=Virtual-2\\nmode={SCREEN[0]}x{SCREEN[1]}\\n")
+        machine.kiosk(dom0, weston_ini())
         yield qemu, dom0
 
 
