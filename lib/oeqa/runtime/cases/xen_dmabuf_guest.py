@@ -3,6 +3,7 @@
 
 from oeqa.runtime.xen_dmabuf.case import SHOWN_SECONDS, XenDmabufCase
 from oeqa.runtime.xen_dmabuf.dom0 import poll
+from oeqa.runtime.xen_dmabuf.unseen import unseen
 
 # where Dom0 has two kernels for DomUs, this is the one with the series
 KERNEL = "/var/lib/xen/images/domu-kernel-guest"
@@ -12,6 +13,7 @@ SILENCE_SECONDS = 30
 GREY = 0x40
 
 
+@unseen
 class XenDmabufGuestTest(XenDmabufCase):
     def guest(self, **arguments):
         """A DomU with the patched frontends, started with creation()'s arguments; its shell answers."""

@@ -12,6 +12,7 @@ import json
 from oeqa.runtime.xen_dmabuf import picture
 from oeqa.runtime.xen_dmabuf.case import SHOWN_SECONDS, XenDmabufCase
 from oeqa.runtime.xen_dmabuf.dom0 import poll
+from oeqa.runtime.xen_dmabuf.unseen import unseen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -184,6 +185,7 @@ class XenDmabufHabitsTest(XenDmabufCase):
         """The plane keeps its framebuffer meanwhile."""
         self.habit("active")
 
+    @unseen
     def test_off_while_a_flip_is_open(self) -> None:
         self.habit("off-amid-flip")
 
@@ -196,9 +198,11 @@ class XenDmabufHabitsTest(XenDmabufCase):
     def test_larger_framebuffer_then_exact_one(self) -> None:
         self.habit("larger")
 
+    @unseen
     def test_part_of_a_larger_framebuffer(self) -> None:
         self.habit("panned")
 
+    @unseen
     def test_smaller_framebuffer(self) -> None:
         self.habit("smaller", "SetCrtc", "page flip")
 
@@ -208,6 +212,7 @@ class XenDmabufHabitsTest(XenDmabufCase):
     def test_handle_closed_while_shown(self) -> None:
         self.habit("handle-closed")
 
+    @unseen
     def test_takes_all_back_before_it_ends(self) -> None:
         self.habit("tidy")
 
@@ -227,9 +232,11 @@ class XenDmabufHabitsTest(XenDmabufCase):
             self.skipTest("the DomU's kernel has no /dev/dma_heap/system")
         self.habit("prime-heap")
 
+    @unseen
     def test_rgb565(self) -> None:
         self.habit("rgb565")
 
+    @unseen
     def test_rgb888(self) -> None:
         self.habit("rgb888")
 
@@ -239,9 +246,11 @@ class XenDmabufHabitsTest(XenDmabufCase):
     def test_formats_that_the_driver_has_not(self) -> None:
         self.habit("formats-unknown", "XR30", "XB24", "RX24", "NV12", "C8  ")
 
+    @unseen
     def test_smaller_mode_and_back(self) -> None:
         self.habit("smaller-mode", "SetCrtc of a smaller mode")
 
+    @unseen
     def test_sets_the_mode_again_and_again(self) -> None:
         self.habit("again-and-again")
 
@@ -251,9 +260,11 @@ class XenDmabufHabitsTest(XenDmabufCase):
     def test_atomic_flip_after_a_test(self) -> None:
         self.habit("atomic", "TEST_ONLY of a scaled plane")
 
+    @unseen
     def test_set_plane(self) -> None:
         self.habit("set-plane", "SetPlane that scales", "SetPlane of a part")
 
+    @unseen
     def test_two_masters_in_turn(self) -> None:
         self.habit("masters", "SetMaster while another is")
 
@@ -267,5 +278,6 @@ class XenDmabufHabitsTest(XenDmabufCase):
     def test_gamma(self) -> None:
         self.habit("gamma", "SetGamma", "GetGamma")
 
+    @unseen
     def test_vblank(self) -> None:
         self.habit("vblank", "WaitVBlank", "CrtcGetSequence")

@@ -8,6 +8,7 @@ import unittest
 from oeqa.runtime.xen_dmabuf import picture
 from oeqa.runtime.xen_dmabuf.case import XenDmabufCase
 from oeqa.runtime.xen_dmabuf.dom0 import TOOLS, poll
+from oeqa.runtime.xen_dmabuf.unseen import unseen
 
 FILES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "files")
 HANDS = "xen_dmabuf_hands.py"
@@ -21,6 +22,7 @@ RANGE = 32768
 SECONDS = 60
 
 
+@unseen
 class XenDmabufInputTest(XenDmabufCase):
     @classmethod
     def setUpClass(cls):
