@@ -6,6 +6,7 @@ The connection is xen.lowlevel.xs, which Debian's xen-utils keeps outside Python
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import re
@@ -135,7 +136,9 @@ class XenStore:
         self._call(path, self._xs.watch, path, path)
 
     def unwatch(self, path: str) -> None:
-        self._call(path, self._xs.unwatch, path, path)
+        """Fine if there is no watch: oxenstored drops those below the home of a domain that went."""
+        with contextlib.suppress(FileNotFoundError):
+            self._call(path, self._xs.unwatch, path, path)
 
     def fired(self) -> Sequence[str]:
         """The paths that changed, without blocking."""
