@@ -66,6 +66,7 @@ class Xs:
     def __init__(self, chance: random.Random, faults: Faults) -> None:
         self.nodes: dict[str, bytes] = {}
         self.watches: list[str] = []
+        self._tokens: dict[str, str] = {}
         self.queue: deque[str] = deque()
         self.on_fire = lambda: None
         self.meanwhile = lambda: None
@@ -149,17 +150,19 @@ class Xs:
         self._there(path)
         self.drop(path)
 
-    def watch(self, path: str, _token: str) -> None:
+    def watch(self, path: str, token: str) -> None:
         self._may_fail()
         if path in self.watches:
             raise self.Error(errno.EEXIST, "File exists")
         self.watches.append(path)
+        self._tokens[path] = token
         self.queue.append(path)
         self.on_fire()
 
-    def unwatch(self, path: str, _token: str) -> None:
+    def unwatch(self, path: str, token: str) -> None:
+        """xs.c sends the address of the token."""
         self._may_fail()
-        if path not in self.watches:
+        if path not in self.watches or self._tokens[path] is not token:
             raise self.Error(errno.ENOENT, "No such file or directory")
         self.watches.remove(path)
 
@@ -301,7 +304,7 @@ class _World:
         self.chance, self.xs, self.faults = chance, xs, faults
         self.inputs = 0
         store = XenStore.__new__(XenStore)
-        store._xs, store._error = xs, Xs.Error
+        store._xs, store._error, store._tokens = xs, Xs.Error, {}
         quota = Quota(connectors=chance.choice((1, 2, 4)), width=chance.choice((800, 8192)))
         self.config = Config(quota={"default": quota})
         self.supervisor = Supervisor(self.config, store, lambda: self.config, Units())  # type: ignore[arg-type]

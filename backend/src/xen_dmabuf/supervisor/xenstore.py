@@ -6,7 +6,6 @@ The connection is xen.lowlevel.xs, which Debian's xen-utils keeps outside Python
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import importlib
 import re
@@ -56,6 +55,7 @@ class XenStore:
     def __init__(self) -> None:
         module = xen_binding("xs")
         self._error = module.Error
+        self._tokens: dict[str, str] = {}
         try:
             self._xs = module.xs()
         except module.Error as error:
@@ -134,11 +134,12 @@ class XenStore:
     def watch(self, path: str) -> None:
         """Fires at once and at each change below ``path``; the token is the path."""
         self._call(path, self._xs.watch, path, path)
+        self._tokens[path] = path
 
     def unwatch(self, path: str) -> None:
-        """Fine if there is no watch: oxenstored drops those below the home of a domain that went."""
-        with contextlib.suppress(FileNotFoundError):
-            self._call(path, self._xs.unwatch, path, path)
+        """Of watch(). The binding knows a token by its address: another text of the same path is none."""
+        self._call(path, self._xs.unwatch, path, self._tokens.get(path, path))
+        self._tokens.pop(path, None)
 
     def fired(self) -> Sequence[str]:
         """The paths that changed, without blocking."""
