@@ -8,6 +8,7 @@ import contextlib
 import errno
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .. import limits
@@ -33,13 +34,29 @@ _NEXT = {
 }
 
 
+@dataclass(frozen=True)
+class Ties:
+    """Which device it is, and whom it talks to.
+
+    ``own`` is the number of the backend's own domain, ``name`` the frontend's. ``child`` returns the
+    domain's worker if it is ready, else None; ``again`` asks for a step(); ``stuck`` hears of a worker
+    that doesn't answer.
+    """
+
+    own: int
+    domid: int
+    number: int
+    name: str
+    child: Callable[[], Child | None]
+    again: Callable[[], None]
+    stuck: Callable[[str], None]
+
+
 class Device:
     """Drives one backend node. step() acts on what changed; never raises for what a DomU wrote.
 
-    A kind of device says what its frontend publishes and how the states follow each other. ``own`` is
-    the number of the backend's own domain, ``child`` returns the domain's worker if it is ready, else
-    None; ``stuck`` hears of one that doesn't answer. OSError of the constructor leaves nothing behind.
-    All in the asyncio thread.
+    A kind of device says what its frontend publishes and how the states follow each other. OSError of the
+    constructor leaves nothing behind. All in the asyncio thread.
     """
 
     BACKEND: ClassVar[str]
@@ -47,22 +64,12 @@ class Device:
     FRONTEND: ClassVar[str]
     """The folder below the frontend's /local/domain/<n>/device."""
 
-    def __init__(
-        self,
-        store: XenStore,
-        own: int,
-        domid: int,
-        number: int,
-        name: str,
-        child: Callable[[], Child | None],
-        again: Callable[[], None],
-        stuck: Callable[[str], None],
-    ) -> None:
-        self.domid = domid
-        self.number = number
-        self.name = name
-        self.path = f"/local/domain/{own}/backend/{self.BACKEND}/{domid}/{number}"
-        self.frontend = f"/local/domain/{domid}/device/{self.FRONTEND}/{number}"
+    def __init__(self, store: XenStore, ties: Ties) -> None:
+        self.domid = ties.domid
+        self.number = ties.number
+        self.name = ties.name
+        self.path = self.folder(ties)
+        self.frontend = f"/local/domain/{ties.domid}/device/{self.FRONTEND}/{ties.number}"
         self.front_watch = f"{self.frontend}/state"
         self.link = Link.UNKNOWN
         self.back: int | None = None
@@ -72,10 +79,10 @@ class Device:
         self.domain_gone = False
         self.forgotten = False
         self._store = store
-        self._child = child
-        self._again = again
-        self._stuck = stuck
-        self._error = f"/local/domain/{own}/error/backend/{self.BACKEND}/{domid}/{number}"
+        self._child = ties.child
+        self._again = ties.again
+        self._stuck = ties.stuck
+        self._error = f"/local/domain/{ties.own}/error/backend/{self.BACKEND}/{ties.domid}/{ties.number}"
         self._published: Any = None
         self._deadline: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -86,6 +93,11 @@ class Device:
         self._reopen: asyncio.TimerHandle | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._store.watch(self.front_watch)
+
+    @classmethod
+    def folder(cls, ties: Ties) -> str:
+        """Its node of the backend."""
+        return f"/local/domain/{ties.own}/backend/{cls.BACKEND}/{ties.domid}/{ties.number}"
 
     # -- what a kind of device is
 

@@ -41,7 +41,7 @@ from ..link.messages import (
 from ..log import fields
 from .child import Child
 from .control import ControlServer
-from .device import Device
+from .device import Device, Ties
 from .events import Events
 from .lock import Instance
 from .status import SCHEMA, DeviceState, DomainState, Event, Totals
@@ -319,18 +319,21 @@ class Supervisor:
             self._events.publish(Event(event, domain.domid, domain.name, **asdict(state)))
 
     def _device(self, domain: Domain, kind: type[Device], number: int) -> Device:
-        who = (self._store, self._own, domain.domid, number, domain.name)
         place = _KINDS.index(kind)
-        calls = (
+        ties = Ties(
+            self._own,
+            domain.domid,
+            number,
+            domain.name,
             domain.ready_child,
             lambda: self.touch(place, domain.domid, number),
             lambda reason: self._stuck(domain, reason),
         )
         device: Device
         if kind is VDispl:
-            device = VDispl(*who, lambda: domain.config.quota_for(domain.name), *calls)
+            device = VDispl(self._store, ties, lambda: domain.config.quota_for(domain.name))
         else:
-            device = VKbd(*who, lambda: not domain.devices, *calls)
+            device = VKbd(self._store, ties, lambda: not domain.devices)
         if domain.ready or (kind is VKbd and not domain.devices):
             device.on_hello(None)
         return device

@@ -10,8 +10,7 @@ from ..config import Quota
 from ..displif import wire
 from ..displif.spec import ConnectorSpec
 from ..link.messages import Connect, Connected, Disconnect, Disconnected, Failed, Message, Refused
-from .child import Child
-from .device import Device
+from .device import Device, Ties
 from .handshake import Action, Link, View, decide
 from .xenstore import XenStore, left_out, read_connectors, read_number
 
@@ -21,22 +20,11 @@ class VDispl(Device):
 
     BACKEND = FRONTEND = "vdispl"
 
-    def __init__(
-        self,
-        store: XenStore,
-        own: int,
-        domid: int,
-        number: int,
-        name: str,
-        quota: Callable[[], Quota],
-        child: Callable[[], Child | None],
-        again: Callable[[], None],
-        stuck: Callable[[str], None],
-    ) -> None:
-        path = f"/local/domain/{own}/backend/{self.BACKEND}/{domid}/{number}"
+    def __init__(self, store: XenStore, ties: Ties, quota: Callable[[], Quota]) -> None:
+        path = self.folder(ties)
         store.write_where(f"{path}/state", f"{path}/versions", wire.VERSIONS)
         self._quota = quota
-        super().__init__(store, own, domid, number, name, child, again, stuck)
+        super().__init__(store, ties)
 
     def _decide(self, view: View) -> Action:
         return decide(view)

@@ -10,8 +10,7 @@ from typing import Any
 from ..errors import RequestError
 from ..kbdif.spec import InputSpec
 from ..link.messages import ConnectInput, DisconnectInput, InputConnected, InputDisconnected, InputRefused, Message
-from .child import Child
-from .device import Device
+from .device import Device, Ties
 from .handshake import Action, Link, State, View, decide_input
 from .xenstore import InputFeatures, XenStore, read_input, read_input_features
 
@@ -19,8 +18,6 @@ _NO_WINDOW = (
     "the domain has no vdispl device: without a window of its own nothing is typed into it;"
     " add vdispl to its configuration, or `xl vdispl-attach`"
 )
-
-
 _PUBLISHED = (State.INITIALISED, State.CONNECTED)
 
 
@@ -29,22 +26,11 @@ class VKbd(Device):
 
     BACKEND, FRONTEND = "vinput", "vkbd"
 
-    def __init__(
-        self,
-        store: XenStore,
-        own: int,
-        domid: int,
-        number: int,
-        name: str,
-        alone: Callable[[], bool],
-        child: Callable[[], Child | None],
-        again: Callable[[], None],
-        stuck: Callable[[str], None],
-    ) -> None:
+    def __init__(self, store: XenStore, ties: Ties, alone: Callable[[], bool]) -> None:
         self._alone = alone
         self._features: InputFeatures | None = None
         self._failed_texts: tuple[str | None, ...] = ()
-        super().__init__(store, own, domid, number, name, child, again, stuck)
+        super().__init__(store, ties)
 
     def _decide(self, view: View) -> Action:
         return decide_input(view)
