@@ -41,9 +41,9 @@ RELEASE = 20.0
 CONNECT = 60.0
 """The same for Connect. Nobody waits for it but a guest that boots, and a worker that has to load a
 GPU's library on a busy machine is slow, not silent: to end it would make the machine busier."""
-HELLO = 300.0
-"""A worker's start, and TimeoutStartSec= of its unit: on an emulated machine that is overloaded, three
-that started side by side needed more than 120 s; ended and begun again they made it busier still."""
+HELLO = 120.0
+"""A worker's start, and TimeoutStartSec= of its unit: Python on an emulated machine that is overloaded
+needs a third of it."""
 STATUS = 5.0
 IMPORT = 20.0
 """A compositor that is busy is not one that refuses."""
