@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import errno
 
 import pytest
 from odd_compositor import OddCompositor
@@ -16,7 +17,7 @@ from xen_dmabuf.config import ConnectorConfig
 from xen_dmabuf.displif import fourcc
 from xen_dmabuf.displif import wire as OP
 from xen_dmabuf.displif.geometry import Crop
-from xen_dmabuf.worker.ground import read_ppm
+from xen_dmabuf.worker.ground import ground, read_ppm
 from xen_dmabuf.worker.protocols import XdgToplevel
 
 
@@ -86,8 +87,7 @@ def test_a_flip_to_a_framebuffer_of_another_size_is_shown(xen, weston):
             connector, control = worker._devices[0].connectors[0], frontend.connectors[0]
             await frontend.show(1, 128, 96)  # larger than the connector
             for fb, size in ((2, (64, 48)), (3, (32, 48))):
-                assert (await frontend.buffer(fb, *size))[0] == 0
-                assert await control.call(OP.OP_FB_ATTACH, fb, fb, *size, fourcc.XRGB8888) == 0
+                await frontend.framebuffer(fb, *size)
                 assert await control.call(OP.OP_PG_FLIP, fb) == 0
                 await until(lambda n=fb: connector.counters.flips_shown == n - 1, "the flip")
                 crop, _place = placed(connector.window)
@@ -104,8 +104,7 @@ def test_a_flip_has_no_position(xen, weston):
             connector, control = worker._devices[0].connectors[0], frontend.connectors[0]
             await frontend.show(1, 128, 96)
             assert await control.call(OP.OP_SET_CONFIG, 1, 64, 40, 128, 96, 32) == 0
-            assert (await frontend.buffer(2, 64, 48))[0] == 0
-            assert await control.call(OP.OP_FB_ATTACH, 2, 2, 64, 48, fourcc.XRGB8888) == 0
+            await frontend.framebuffer(2, 64, 48)
             for number, (fb, crop) in enumerate(((2, Crop(0, 0, 64, 48)), (1, Crop(64, 40, 64, 48)))):
                 assert await control.call(OP.OP_PG_FLIP, fb) == 0
                 await until(lambda n=number: connector.counters.flips_shown == n + 1, "the flip")
@@ -335,8 +334,7 @@ def test_flips_are_answered_in_their_order(xen, blind):
         async with serving(xen, blind.socket) as (worker, frontend):
             control, connector = frontend.connectors[0], worker._devices[0].connectors[0]
             await frontend.show(1, 64, 48)
-            assert (await frontend.buffer(2, 64, 48))[0] == 0
-            assert await control.call(OP.OP_FB_ATTACH, 2, 2, 64, 48, fourcc.XRGB8888) == 0
+            await frontend.framebuffer(2, 64, 48)
             late = connector._framebuffers.get(2)
             image, late.image = late.image, None
             control.post(OP.OP_PG_FLIP, 1)
@@ -350,5 +348,30 @@ def test_flips_are_answered_in_their_order(xen, blind):
             await until(both, "both events")
             assert events == [(0, 1), (1, 2)]
             late.image = image
+
+    asyncio.run(run())
+
+
+def test_a_window_that_cannot_be_opened_leaves_nothing(weston, monkeypatch):
+    """It is tried again at the next flip, so what each try leaves would pile up in the compositor."""
+    made: list = []
+
+    def fails(compositor, _settings):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    def first(*arguments):
+        made.append(ground(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr("xen_dmabuf.worker.window.ground", first)
+    monkeypatch.setattr("xen_dmabuf.worker.window.load_idle", fails)
+
+    async def run():
+        async with connected(weston.socket) as (compositor, lost):
+            with pytest.raises(OSError):
+                open_window(compositor)
+            assert [image.buffer for image in made] == [None] and not compositor.windows
+            await asyncio.wait_for(compositor._sync(), 5)
+            assert not lost
 
     asyncio.run(run())

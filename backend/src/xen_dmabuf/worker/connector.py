@@ -427,7 +427,8 @@ class Connector:
     # -- what is shown
 
     def _present(self, framebuffer: Framebuffer, flip: Flip | None) -> None:
-        self.open_window()  # if it couldn't be before
+        if self.window is None:
+            self.open_window()  # it couldn't be before
         image, configuration, window = framebuffer.image, self.configuration, self.window
         done = functools.partial(self._flip_done, flip) if flip else None
         if image is None or window is None or configuration is None:

@@ -4,16 +4,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import select
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..displif.geometry import Crop
+from ..log import fields
 from .protocols import Proxy
 
 if TYPE_CHECKING:
     from .picture import Picture
+
+log = logging.getLogger(__name__)
 
 
 class Image:
@@ -62,8 +66,16 @@ class Image:
         if self._fences is None or self._fences.poll(0):
             self._released()
             return
-        self._waiting = os.dup(self._dmabuf)  # several images may share one
-        asyncio.get_running_loop().add_writer(self._waiting, self._read)
+        try:
+            self._waiting = os.dup(self._dmabuf)  # several images may share one
+            asyncio.get_running_loop().add_writer(self._waiting, self._read)
+        except OSError as error:
+            # the DomU may draw a moment too early; without an answer to its flip its screen would be gone
+            log.warning("fences not waited for", extra=fields(reason=error))
+            if self._waiting >= 0:
+                os.close(self._waiting)
+                self._waiting = -1
+            self._released()
 
     def _read(self) -> None:
         self._stop_waiting()

@@ -87,4 +87,5 @@ class Outputs:
         return max((size for size in sizes if all(size)), key=lambda size: size[0] * size[1], default=NO_LIMIT)
 
     def names(self) -> list[str]:
+        """Of all that there are; "" of one whose compositor gives no names."""
         return [output.name for output in self._all.values()]

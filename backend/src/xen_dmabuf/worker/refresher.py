@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
+
+log = logging.getLogger(__name__)
 
 
 class Refresher:
@@ -33,6 +36,9 @@ class Refresher:
             self._task = None
 
     async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(self._interval)
-            await self._show()
+        try:
+            while True:
+                await asyncio.sleep(self._interval)
+                await self._show()
+        except Exception:  # a bug of ours must not look like a guest that draws nothing
+            log.exception("internal error")

@@ -51,7 +51,13 @@ class Window:
         role for the surface; OSError, ImportRefused."""
         self._ivi = compositor.optional("ivi_application") if settings.ivi_id else None
         self._base: Proxy = None if self._ivi else compositor.bound("xdg_wm_base")
+        # what may fail comes first: it is tried again and again, and must leave nothing in the compositor
         self._ground = ground(compositor, (1, 1), settings)
+        try:
+            self._idle = load_idle(compositor, settings) or ground(compositor, (1, 1), settings)
+        except (OSError, ImportRefused):
+            self._ground.destroy()
+            raise
         self._connector = size
         self._compositor = compositor
         self._settings = settings
@@ -62,7 +68,7 @@ class Window:
         self._configured = False
         self._area: Size = layout.NO_LIMIT
         self._bounds: Size = layout.NO_LIMIT
-        self._output: str | None = None
+        self._asked: str | None = None
         self._entered = ""
         self.surface: Proxy = compositor.bound("wl_compositor").create_surface()
         """The surface that gets input; None once destroyed."""
@@ -70,7 +76,6 @@ class Window:
         viewporter = compositor.optional("wp_viewporter")
         self._viewport = viewporter.get_viewport(self.surface) if viewporter else None
         self._scale = settings.scale if viewporter else "none"
-        self._idle = load_idle(compositor, settings) or ground(compositor, (1, 1), settings)
         compositor.windows.add(self)
         opaque = not settings.alpha
         self._picture = Picture(compositor, self.surface, self._place, self._commit, hidden_rate, opaque=opaque)
@@ -200,9 +205,15 @@ class Window:
             return
         if self._settings.placement == "fullscreen":
             name, proxy = self._compositor.outputs.named(self._settings.output)
-            if name != self._output:
-                self._output = name
+            if name != self._asked:
+                self._asked = name
                 self._toplevel.set_fullscreen(proxy)
+                if name != self._settings.output:
+                    there = ", ".join(self._compositor.outputs.names())
+                    log.warning(
+                        "output isn't there: the compositor chooses another until it comes",
+                        extra=fields(title=self._title, output=self._settings.output, there=there),
+                    )
         self._fit()
 
     def _limit(self) -> Size:
