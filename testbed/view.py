@@ -12,6 +12,7 @@ from pathlib import Path
 from . import machine
 from .cache import say
 from .display import DomU
+from .errors import TestbedError
 
 _WINDOWS = ("gtk", "sdl", "cocoa")
 _FIRST_VNC, _LAST_VNC = 5900, 5999
@@ -33,7 +34,7 @@ def _free_vnc() -> int:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)):
                 return port - _FIRST_VNC
-    raise OSError("every VNC display of 127.0.0.1 is taken")
+    raise TestbedError(f"the ports {_FIRST_VNC} to {_LAST_VNC} of 127.0.0.1 are all in use: end a VNC server")
 
 
 def choose_display() -> tuple[tuple[str, ...], str]:

@@ -133,13 +133,17 @@ class Frontend:
         fields = (cookie, width, height, bpp, size, 0, directory, 0)
         return await self.connectors[0].call(wire.OP_DBUF_CREATE, *fields), first
 
-    async def show(self, fb: int, width: int, height: int, connector: int = 0) -> int:
-        """A buffer, a framebuffer of the same cookie, and SET_CONFIG; returns the first page."""
+    async def framebuffer(self, fb: int, width: int, height: int) -> int:
+        """A buffer, and a framebuffer of the same cookie; returns the first page."""
         status, first = await self.buffer(fb, width, height)
         assert status == 0
-        control = self.connectors[0]
         attach = (fb, fb, width, height, fourcc.XRGB8888)
-        assert await control.call(wire.OP_FB_ATTACH, *attach) == 0
+        assert await self.connectors[0].call(wire.OP_FB_ATTACH, *attach) == 0
+        return first
+
+    async def show(self, fb: int, width: int, height: int, connector: int = 0) -> int:
+        """framebuffer(), and SET_CONFIG; returns the first page."""
+        first = await self.framebuffer(fb, width, height)
         config = (fb, 0, 0, width, height, 32)
         assert await self.connectors[connector].call(wire.OP_SET_CONFIG, *config) == 0
         return first

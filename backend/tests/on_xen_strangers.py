@@ -87,6 +87,17 @@ def rings_of_others() -> None:
         pass
 
 
+def too_many_connectors() -> None:
+    """of more connectors than the quota's four, four are served"""
+
+    async def run():
+        with connected(*[(64, 48)] * 5) as (frontend, _device):
+            for connector in frontend.connectors[:4]:
+                assert await connector.call(0x7F, 0) == -errno.EOPNOTSUPP
+
+    asyncio.run(run())
+
+
 def _assert_forbidden(action, path: str, *value: str) -> None:
     try:
         action(path, *value)
@@ -169,6 +180,7 @@ def storm_of_states() -> None:
 CASES = (
     pages_of_others,
     rings_of_others,
+    too_many_connectors,
     nodes_of_others,
     pointers_to_others,
     killed_while_shown,

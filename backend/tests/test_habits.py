@@ -11,18 +11,10 @@ import asyncio
 from serving import placed, serving, status_of
 from waiting import until
 
-from xen_dmabuf.displif import fourcc
 from xen_dmabuf.displif import wire as OP
 
 OFF = (0, 0, 0, 0, 0, 0)
 FULL = (0, 0, 64, 48, 32)
-
-
-async def attached(frontend, cookie, size=(64, 48)):
-    """A framebuffer of its own buffer."""
-    assert (await frontend.buffer(cookie, *size))[0] == 0
-    control = frontend.connectors[0]
-    assert await control.call(OP.OP_FB_ATTACH, cookie, cookie, *size, fourcc.XRGB8888) == 0
 
 
 def test_off_while_a_flip_is_open(xen, weston):
@@ -32,7 +24,7 @@ def test_off_while_a_flip_is_open(xen, weston):
         async with serving(xen, weston.socket) as (worker, frontend):
             connector, control = worker._devices[0].connectors[0], frontend.connectors[0]
             await frontend.show(1, 64, 48)
-            await attached(frontend, 2)
+            await frontend.framebuffer(2, 64, 48)
             flip = control.post(OP.OP_PG_FLIP, 2)
             off = control.post(OP.OP_SET_CONFIG, *OFF)
             answers = []
@@ -54,7 +46,7 @@ def test_one_of_two_connectors_off(xen, weston):
             left, right = worker._devices[0].connectors
             await frontend.show(1, 64, 48)
             await frontend.show(2, 64, 48, connector=1)
-            await attached(frontend, 3)
+            await frontend.framebuffer(3, 64, 48)
             assert await frontend.connectors[1].call(OP.OP_SET_CONFIG, *OFF) == 0
             for number, fb in enumerate((3, 1, 3)):
                 assert await frontend.connectors[0].call(OP.OP_PG_FLIP, fb) == 0
@@ -76,7 +68,7 @@ def test_64_buffers(xen, weston):
             shown = 0
             for _program in range(2):
                 for cookie in range(1, 65):
-                    await attached(frontend, cookie)
+                    await frontend.framebuffer(cookie, 64, 48)
                 assert await control.call(OP.OP_SET_CONFIG, 1, *FULL) == 0
                 for cookie in range(2, 65):
                     assert await control.call(OP.OP_PG_FLIP, cookie) == 0

@@ -88,10 +88,11 @@ class TestScreen:
         scene.domu.start_pattern("--hold")
         proofs.pattern_is_exact(scene)
 
-    def test_weston_of_the_domu_is_exact(self, scene):
+    def test_weston_of_the_domu_is_exact_and_is_typed_into(self, scene):
         scene.domu.boot()
         scene.domu.start_weston()
         proofs.weston_is_exact(scene)
+        proofs.typed_text_arrives(scene)
 
 
 class TestAfterwards:

@@ -167,6 +167,13 @@ class DomU:
         """Give it back: the driver reads what XenStore says by now."""
         self.run(f"echo vdispl-0 > {_DRIVER}/bind", 60)
 
+    def unbind_others(self) -> None:
+        """Leave it the first card only: the window of each connector stays as long as that is connected."""
+        self.run(
+            f"for card in /sys/class/drm/card[1-9]; do basename $(readlink -f $card/device) > {_DRIVER}/unbind; done",
+            60,
+        )
+
     # -- in Dom0
 
     def backend(self) -> Json | None:
