@@ -46,8 +46,8 @@ class FakeStore:
             self.history.append(value)
         self._changed(path)
 
-    def write_where(self, existing, path, value):
-        if existing not in self.nodes:
+    def write_where(self, existing, path, value, state=None):
+        if existing not in self.nodes or state not in (None, int(self.nodes[existing])):
             return False
         self.write(path, value)
         return True

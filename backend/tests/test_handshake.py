@@ -354,14 +354,14 @@ def test_watch_of_a_device_that_could_not_be_made_is_given_back(monkeypatch):
     async def run():
         store = FakeStore()
         fault = [OSError(12, "XenStore")]
-        write = store.write_where
+        watch = store.watch
 
-        def failing(*words):
-            if fault:
+        def failing(path):
+            if path == f"{FRONT}/state" and fault:
                 raise fault.pop()
-            return write(*words)
+            watch(path)
 
-        monkeypatch.setattr(store, "write_where", failing)
+        monkeypatch.setattr(store, "watch", failing)
         async with running(store):
             toolstack_creates(store)
             await connect(store)
@@ -378,8 +378,70 @@ def test_a_removed_backend_node_is_not_made_again():
             await connect(store)
             device = supervisor._domains[3].devices[0]
             del store.nodes[f"{BACK}/state"]
-            device._write("state", "5")
+            device._say(State.CLOSING)
             assert f"{BACK}/state" not in store.nodes
+
+    asyncio.run(run())
+
+
+def test_a_state_for_the_last_device_is_not_said_to_one_made_in_its_place(monkeypatch):
+    """The toolstack removes and makes it while a step is decided."""
+
+    async def run():
+        store = FakeStore()
+        async with running(store):
+            toolstack_creates(store)
+            await connect(store)
+            read, made = store.read, []
+
+            def slow(path):
+                value = read(path)
+                if path == f"{BACK}/online" and store.nodes.get(f"{BACK}/state") == "5" and not made:
+                    made.append(path)
+                    store.remove(BACK)
+                    toolstack_creates(store)
+                    store.history.clear()
+                return value
+
+            monkeypatch.setattr(store, "read", slow)
+            store.write(f"{BACK}/online", "0")
+            await until(lambda: made and states(store) == ("4", "4"), "another device")
+            assert store.history == ["2", "4"]
+
+    asyncio.run(run())
+
+
+def test_a_device_made_in_the_place_of_another_is_offered_what_the_first_was():
+    """Nobody saw the first one go."""
+
+    async def run():
+        store = FakeStore()
+        async with running(store) as supervisor:
+            toolstack_creates(store)
+            await connect(store)
+            for node in [node for node in store.nodes if node.startswith((BACK, FRONT))]:
+                del store.nodes[node]
+            toolstack_creates(store)
+            supervisor._domains[3].devices[0].fail("of the first")
+            await connect(store)
+            assert store.read(f"{BACK}/versions") == "1,2"
+
+    asyncio.run(run())
+
+
+def test_a_failure_is_not_held_against_a_frontend_that_begins():
+    """Mainline stays at Initialising until it sees InitWait: it would wait for ever."""
+
+    async def run():
+        store = FakeStore()
+        async with running(store) as supervisor:
+            toolstack_creates(store)
+            await until(lambda: states(store) == ("2", "1"), "InitWait")
+            device = supervisor._domains[3].devices[0]
+            device.fail("a worker's word that came late")
+            device.step()
+            assert states(store) == ("2", "1")
+            await connect(store)
 
     asyncio.run(run())
 

@@ -285,6 +285,21 @@ def test_a_driver_that_is_removed_and_comes_back():
 # -- the toolstack
 
 
+def test_a_device_made_in_the_place_of_another_has_its_own_features():
+    """Nobody saw the first one go."""
+
+    async def run():
+        size = {"feature_abs_pointer": "1", "height": "600"}
+        async with typed(**size, width="800") as (store, _front, _supervisor, child):
+            for node in [node for node in store.nodes if node.startswith((BACK + "/", FRONT + "/"))]:
+                del store.nodes[node]
+            toolstack_adds_input(store, unique_id="id0", **size, width="1920")
+            Kbdfront(store).probe()
+            await until(lambda: asked(child)[-1].width == 1920, "the new device's size")
+
+    asyncio.run(run())
+
+
 def test_removed_device_is_closed_and_forgotten():
     async def run():
         async with typed() as (store, front, supervisor, child):

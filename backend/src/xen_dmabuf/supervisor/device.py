@@ -68,7 +68,7 @@ class Device:
         self.domid = ties.domid
         self.number = ties.number
         self.name = ties.name
-        self.path = self.folder(ties)
+        self.path = f"/local/domain/{ties.own}/backend/{self.BACKEND}/{ties.domid}/{ties.number}"
         self.frontend = f"/local/domain/{ties.domid}/device/{self.FRONTEND}/{ties.number}"
         self.front_watch = f"{self.frontend}/state"
         self.link = Link.UNKNOWN
@@ -93,11 +93,6 @@ class Device:
         self._reopen: asyncio.TimerHandle | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._store.watch(self.front_watch)
-
-    @classmethod
-    def folder(cls, ties: Ties) -> str:
-        """Its node of the backend."""
-        return f"/local/domain/{ties.own}/backend/{cls.BACKEND}/{ties.domid}/{ties.number}"
 
     # -- what a kind of device is
 
@@ -124,8 +119,15 @@ class Device:
         raise NotImplementedError
 
     def _moved_on(self) -> bool:
-        """Whether the frontend did something since fail()."""
-        return self.front != self._failed_front
+        """Whether the frontend did something since fail(), or begins."""
+        return self.front != self._failed_front or self.front == State.INITIALISING
+
+    def _made_anew(self) -> None:
+        """The toolstack has just made the device, perhaps in the place of one that was not seen to go."""
+        self._failed = ""
+
+    def _offer(self) -> None:
+        """Write what a frontend looks for when it sees InitWait. OSError."""
 
     def _renew(self) -> None:
         """The frontend published something else than what the worker holds."""
@@ -149,6 +151,8 @@ class Device:
     def _view(self) -> View:
         self.back = self._state()
         self.front = read_state(self._store, self.front_watch)
+        if self.back == State.INITIALISING:
+            self._made_anew()
         if self._failed and self._moved_on():
             self._failed = ""  # another try is its right
         online = self._store.read(f"{self.path}/online") != "0" and not self.domain_gone
@@ -189,9 +193,9 @@ class Device:
     def _act(self, action: Action) -> bool:
         """True if the next step can be taken at once."""
         if isinstance(action.value, State):
-            self._write("state", str(int(action.value)))
-            name = action.value.name.lower()
-            self._log(logging.INFO, "backend state", state=name, frontend=self.front)
+            if self._say(action.value):
+                name = action.value.name.lower()
+                self._log(logging.INFO, "backend state", state=name, frontend=self.front)
             return True
         if action is Action.CONNECT:
             return self._connect()
@@ -212,7 +216,7 @@ class Device:
         with contextlib.suppress(OSError):  # the step that follows tries again, and reports it
             view = self._view()
             if view.link is Link.DOWN and view.online and view.front == State.CLOSING and view.back == back:
-                self._write("state", str(int(state)))
+                self._say(state)
         self._again()
 
     def _retry_now(self) -> None:
@@ -265,7 +269,7 @@ class Device:
     def release(self) -> None:
         """Take back what the worker holds; its answer brings the link down."""
         if self.back not in (None, State.CLOSING):
-            self._write("state", str(int(State.CLOSING)))
+            self._say(State.CLOSING)
         self.ask_back()
 
     def ask_back(self) -> None:
@@ -348,9 +352,13 @@ class Device:
 
     # -- XenStore
 
-    def _write(self, node: str, value: str) -> None:
-        """Write below the backend's node, unless the toolstack has removed it."""
-        self._store.write_where(f"{self.path}/state", f"{self.path}/{node}", value)
+    def _say(self, state: State) -> bool:
+        """Go to a state, unless ours isn't the one any more that this was decided for: the toolstack may
+        have removed the device, or made another in its place. Whether it was."""
+        path = f"{self.path}/state"
+        if state is State.INIT_WAIT:
+            self._offer()
+        return self._store.write_where(path, path, str(int(state)), self.back)
 
     def _say_error(self, reason: str) -> None:
         """Where xenbus_dev_error() of Linux puts a backend's errors."""

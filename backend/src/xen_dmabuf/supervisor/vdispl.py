@@ -21,13 +21,14 @@ class VDispl(Device):
     BACKEND = FRONTEND = "vdispl"
 
     def __init__(self, store: XenStore, ties: Ties, quota: Callable[[], Quota]) -> None:
-        path = self.folder(ties)
-        store.write_where(f"{path}/state", f"{path}/versions", wire.VERSIONS)
         self._quota = quota
         super().__init__(store, ties)
 
     def _decide(self, view: View) -> Action:
         return decide(view)
+
+    def _offer(self) -> None:
+        self._store.write_where(f"{self.path}/state", f"{self.path}/versions", wire.VERSIONS)
 
     def _unfit(self) -> str:
         if read_number(self._store, f"{self.frontend}/be-alloc", 0, 1):

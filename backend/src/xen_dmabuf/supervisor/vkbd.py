@@ -46,7 +46,7 @@ class VKbd(Device):
         return _NO_WINDOW if self.front in _PUBLISHED and self._alone() else ""
 
     def _unfit(self) -> str:
-        if self._features is None:  # the toolstack writes them before it makes the device, and never again
+        if self._features is None:  # the toolstack writes them once, before it makes the device
             self._features = read_input_features(self._store, self.path, self.number)
         return ""
 
@@ -61,6 +61,10 @@ class VKbd(Device):
         except RequestError:
             return False
         return published is None or published == held
+
+    def _made_anew(self) -> None:
+        super()._made_anew()
+        self._features = None
 
     def _texts(self) -> tuple[str | None, ...]:
         return tuple(self._store.read(f"{self.frontend}/{node}") for node in ("page-gref", "event-channel"))

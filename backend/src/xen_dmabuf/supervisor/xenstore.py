@@ -76,9 +76,7 @@ class XenStore:
             if error.args and error.args[0] in (errno.ENOENT, errno.EACCES):
                 return None
             raise OSError(error.args[0], "XenStore", path) from error
-        if isinstance(value, bytes):
-            return value.decode("ascii", "replace")
-        return value
+        return None if value is None else _text(value)
 
     def list(self, path: str) -> list[str]:
         """The node's children; none if there is no such node."""
@@ -92,13 +90,16 @@ class XenStore:
     def write(self, path: str, value: str) -> None:
         self._call(path, self._xs.write, "", path, value)
 
-    def write_where(self, existing: str, path: str, value: str) -> bool:
-        """Write ``path`` if there is a node ``existing``, in one transaction; whether there was."""
+    def write_where(self, existing: str, path: str, value: str, state: int | None = None) -> bool:
+        """Write ``path`` if there is a node ``existing``, in one transaction; whether there was.
+
+        With ``state`` only if that node is this XenbusState.
+        """
         while True:
             transaction = self._call(path, self._xs.transaction_start)
             there = False
             try:
-                there = self._there(transaction, existing)
+                there = self._there(transaction, existing, state)
                 if there:
                     self._call(path, self._xs.write, transaction, path, value)
             finally:
@@ -106,9 +107,10 @@ class XenStore:
             if committed or not there:
                 return there
 
-    def _there(self, transaction: str, path: str) -> bool:
+    def _there(self, transaction: str, path: str, state: int | None) -> bool:
         try:
-            return self._xs.read(transaction, path) is not None
+            value = self._xs.read(transaction, path)
+            return value is not None and state in (None, _as_state(_text(value)))
         except self._error as error:
             if error.args and error.args[0] == errno.ENOENT:
                 return False
@@ -172,6 +174,10 @@ class XenStore:
             raise OSError(error.args[0] if error.args else errno.EIO, "XenStore", path) from error
 
 
+def _text(value: bytes | str) -> str:
+    return value.decode("ascii", "replace") if isinstance(value, bytes) else value
+
+
 def _bounded(store: XenStore, path: str, longest: int = _MAX_VALUE) -> str | None:
     value = store.read(path)
     if value is not None and len(value) > longest:
@@ -191,11 +197,12 @@ def read_number(store: XenStore, path: str, low: int = 0, high: int = _U32) -> i
 
 def read_state(store: XenStore, path: str) -> int | None:
     """An XenbusState; None for an absent node, 0 (Unknown) for what is none."""
-    try:
-        value = read_number(store, path, 0, 8)
-    except RequestError:
-        return 0
-    return value
+    text = store.read(path)
+    return None if text is None else _as_state(text)
+
+
+def _as_state(text: str) -> int:
+    return int(text) if _NUMBER.fullmatch(text) and int(text) <= 8 else 0
 
 
 def _needed(store: XenStore, path: str) -> int:
