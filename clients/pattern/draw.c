@@ -3,7 +3,7 @@
 
 #include <drm_fourcc.h>
 
-#include "pattern.h"
+#include "picture.h"
 
 #define CELLS 40
 #define MAGIC 0xa5u

@@ -1,10 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * Known frames for tests: every pixel is a function of its position and the frame number, and the
- * stream and frame numbers are written into the picture as black and white cells, so that a
- * screenshot tells by itself which frame it shows. The reading
- * side is lib/oeqa/runtime/xen_dmabuf/picture.py.
- */
+/* The test-pattern program: known frames on the screens of a KMS device. */
 #ifndef XEN_DMABUF_PATTERN_H
 #define XEN_DMABUF_PATTERN_H
 
@@ -14,16 +9,10 @@
 
 #include <xf86drmMode.h>
 
+#include "picture.h"
+
 #define MAX_SCREENS 4
 #define BUFFERS 2
-
-struct picture {
-	uint8_t *pixels;
-	uint32_t width;		/* pixels */
-	uint32_t height;	/* pixels */
-	uint32_t pitch;		/* bytes per line */
-	uint32_t fourcc;	/* DRM_FORMAT_* */
-};
 
 struct buffer {
 	struct picture picture;
@@ -51,12 +40,6 @@ struct screens {
 	unsigned int count;
 	struct screen screen[MAX_SCREENS];
 };
-
-/* draw.c */
-void picture_draw(const struct picture *picture, uint8_t stream, uint32_t frame);
-uint32_t picture_pixel_size(uint32_t fourcc);	/* bytes */
-uint32_t picture_get(const struct picture *picture, uint32_t x, uint32_t y);
-void picture_set(const struct picture *picture, uint32_t x, uint32_t y, uint32_t rgb);
 
 /* screens.c; functions return 0 or a negative errno */
 int screens_open(struct screens *screens, const char *device, uint32_t fourcc, unsigned int first_stream);

@@ -51,9 +51,10 @@ def test_hidden_corner_is_located_by_the_other():
 
 
 DRAW = r"""
+#include <stdio.h>
 #include <stdlib.h>
 #include <drm_fourcc.h>
-#include "pattern.h"
+#include "picture.h"
 int main(void)
 {
 	struct picture p = { .width = 333, .height = 120, .pitch = 333 * 4, .fourcc = DRM_FORMAT_XRGB8888 };
