@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-import tomllib
 from pathlib import Path
 
 from . import cache, guest_programs, keys, layout, process
@@ -175,7 +174,7 @@ def _modules(root: Path, kernel: Path) -> None:
 
 
 def _backend(root: Path) -> None:
-    """Install the backend as its recipe does: the wheel, and the files that INSTALL.toml lists."""
+    """Install the backend as its recipe does: the wheel, and what the Makefile of backend/data installs."""
     target = root / DIST_PACKAGES
     work = root.parent / "pip"
     # setuptools takes along what an earlier build of another state of the tree has left here
@@ -203,12 +202,7 @@ def _backend(root: Path) -> None:
     shutil.rmtree(work / "bin")
     shutil.copytree(work, target, dirs_exist_ok=True)
     shutil.rmtree(work)
-    listing = tomllib.loads((layout.BACKEND / "data/INSTALL.toml").read_text(encoding="utf-8"))
-    for entry in listing["file"]:
-        destination = root / entry["destination"].lstrip("/")
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(layout.BACKEND / "data" / entry["source"], destination)
-        destination.chmod(int(entry["mode"], 8))
+    process.run(["make", "-C", str(layout.BACKEND / "data"), "install", f"DESTDIR={root}"], what="the backend's files")
     process.run(
         [
             *_emulated(root, "python3"),

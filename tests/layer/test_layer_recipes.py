@@ -14,15 +14,6 @@ from layer_files import LAYER, assignment, layer_files
 from oe_trees import RELEASES, ROOT
 
 COMMON_MIT = "0835ade698e0bcf8506ecda2f7b4f302"
-# What the recipe's destinations are called in INSTALL.toml.
-DIRECTORIES = {
-    "${systemd_system_unitdir}": "/usr/lib/systemd/system",
-    "${nonarch_libdir}": "/usr/lib",
-    "${nonarch_base_libdir}": "/usr/lib",
-    "${sysconfdir}": "/etc",
-    "${mandir}": "/usr/share/man",
-    "${datadir}": "/usr/share",
-}
 
 RECIPES = layer_files(".bb")
 
@@ -57,18 +48,6 @@ def test_kernel_fragments_exist():
 
 def recipe_of(name):
     return next(path for path in RECIPES if path.name.startswith(f"{name}_"))
-
-
-def test_backend_recipe_installs_what_install_toml_lists():
-    text = recipe_of("xen-dmabuf-backend").read_text()
-    installed = {}
-    for mode, source, target in re.findall(r"install -Dm (\d+) \$\{S\}/data/(\S+) \$\{D\}(\S+)", text):
-        for variable, folder in DIRECTORIES.items():
-            target = target.replace(variable, folder)
-        installed[source] = (target, mode)
-    data = tomllib.loads((ROOT / "backend/data/INSTALL.toml").read_text())
-    listed = {f["source"]: (f["destination"], f["mode"]) for f in data["file"]}
-    assert installed == listed
 
 
 def test_hostile_package_has_what_its_program_imports():

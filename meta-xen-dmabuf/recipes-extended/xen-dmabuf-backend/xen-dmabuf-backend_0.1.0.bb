@@ -26,18 +26,12 @@ GROUPADD_PARAM:${PN} = "--system xen-dmabuf; --system wayland; --system render"
 # systemd before 256 asks root, too, for this capability before it starts or stops a unit.
 XEN_DMABUF_OLD_SYSTEMD = "${@bb.utils.contains('LAYERSERIES_CORENAMES', 'scarthgap', '1', '0', d)}"
 
-# The same files as backend/data/INSTALL.toml lists.
 do_install:append() {
-    install -Dm 0644 ${S}/data/systemd/xen-dmabuf-backend.service ${D}${systemd_system_unitdir}/xen-dmabuf-backend.service
-    install -Dm 0644 ${S}/data/systemd/xen-dmabuf-worker@.socket ${D}${systemd_system_unitdir}/xen-dmabuf-worker@.socket
-    install -Dm 0644 ${S}/data/systemd/xen-dmabuf-worker@.service ${D}${systemd_system_unitdir}/xen-dmabuf-worker@.service
-    install -Dm 0644 ${S}/data/xen-dmabuf.sysusers ${D}${nonarch_libdir}/sysusers.d/xen-dmabuf.conf
-    install -Dm 0644 ${S}/data/xen-dmabuf.rules ${D}${nonarch_base_libdir}/udev/rules.d/70-xen-dmabuf.rules
-    install -Dm 0644 ${S}/data/backend.toml ${D}${sysconfdir}/xen-dmabuf/backend.toml
-    install -Dm 0644 ${S}/data/man/xen-dmabuf-backend.1 ${D}${mandir}/man1/xen-dmabuf-backend.1
-    install -Dm 0644 ${S}/data/man/backend.toml.5 ${D}${mandir}/man5/backend.toml.5
-    install -Dm 0644 ${S}/data/man/xen-dmabuf-backend.service.8 ${D}${mandir}/man8/xen-dmabuf-backend.service.8
-    install -Dm 0644 ${S}/data/completion/xen-dmabuf-backend ${D}${datadir}/bash-completion/completions/xen-dmabuf-backend
+    oe_runmake -C ${S}/data install DESTDIR=${D} \
+        sysconfdir=${sysconfdir} datadir=${datadir} mandir=${mandir} \
+        systemdsystemunitdir=${systemd_system_unitdir} \
+        sysusersdir=${nonarch_libdir}/sysusers.d \
+        udevrulesdir=${nonarch_base_libdir}/udev/rules.d
     if [ "${XEN_DMABUF_OLD_SYSTEMD}" = 1 ]; then
         install -d ${D}${systemd_system_unitdir}/xen-dmabuf-backend.service.d
         printf '[Service]\nCapabilityBoundingSet=CAP_SYS_ADMIN\n' \
