@@ -240,7 +240,9 @@ class TestList:
     def out(self, top, tmp_path):
         patch = PATCH.replace("Pending", "Submitted [a link that is long and\n goes on]")
         (top / "common/0003-end.patch").write_text(patch)
+        # REUSE-IgnoreStart
         (top / "cover-letter.txt").write_text("SPDX-License-Identifier: GPL-2.0-only\n\nall of it\n\nWhy: because.\n")
+        # REUSE-IgnoreEnd
         out = tmp_path / "out"
         assert mailing_list.write(Namespace(out=out, line=None, tree=None)) == 0
         return out

@@ -36,7 +36,9 @@ def renumbered(patch: Path, number: int, count: int) -> str:
 
 def cover_letter(text: str, patches: list[Path]) -> str:
     """The cover letter with its subject in the first line, a list of the patches and what they change."""
+    # REUSE-IgnoreStart
     text = re.sub(r"\A(?:.*SPDX-License-Identifier:.*\n+)?(?:Subject: *)?(?:\[PATCH.*?\] *)?", "", text)
+    # REUSE-IgnoreEnd
     title, _, body = text.partition("\n")
     listing = "\n".join(f"  {number:2} {series.subject(patch)}" for number, patch in enumerate(patches, 1))
     statistics = run(["git", "apply", "--stat", "-"], Path("/"), "".join(patch.read_text() for patch in patches))[1]
