@@ -55,7 +55,7 @@ def _oe_test(arguments: argparse.Namespace) -> int:
 
 
 def _host_packages(_: argparse.Namespace) -> int:
-    host.install()
+    host.install([*host.TESTBED, *host.TESTS])
     return 0
 
 
@@ -75,7 +75,7 @@ COMMANDS = {
     "view": (_view, "boot a kiosk with a guest's desktop, to sit down and use: in a window, else by VNC"),
     "shell": (_shell, "boot, print how to reach Dom0 by SSH, wait"),
     "oe-test": (_oe_test, "run the image tests by oe-core's own oe-test against the testbed's Dom0"),
-    "host-packages": (_host_packages, "install the Debian packages that the testbed needs (root)"),
+    "host-packages": (_host_packages, "install the Debian packages that the testbed and all tests need (root)"),
     "clean-cache": (_clean_cache, "remove the cache folder"),
 }
 

@@ -12,11 +12,22 @@ from . import cache, process
 from .errors import MissingSourceError, TestbedError
 
 SUITE = "trixie"
+ENVIRONMENT = "XEN_DMABUF_DEBIAN"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
 def mirror() -> str:
-    """The archive that this machine's apt is configured for (never named here)."""
+    """The Debian archive that ENVIRONMENT names, else the one that this machine's apt is configured for.
+
+    No archive is named here. Raises TestbedError: there is none, as on Ubuntu, or what is named is no address.
+    """
+    named = os.environ.get(ENVIRONMENT)
+    if named:
+        if not re.fullmatch(r"[a-z][a-z+]*:/\S+", named):
+            raise TestbedError(
+                f'{ENVIRONMENT} is "{named}": it has to be the address of a Debian archive, http://…/debian'
+            )
+        return named
     listing = subprocess.run(
         ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT) $(ORIGIN)"],
         text=True,
@@ -27,7 +38,10 @@ def mirror() -> str:
         uri, release, component, *origin = line.split()
         if component == "main" and origin == ["Debian"] and not re.search(r"security|updates", uri + release):
             return uri
-    raise TestbedError('apt has no Debian archive with lists; run "apt-get update" and check the apt sources')
+    raise TestbedError(
+        'apt has no Debian archive with lists: on Debian run "apt-get update" and check the apt sources; '
+        f"elsewhere, on Ubuntu too, set {ENVIRONMENT} to the address of a Debian archive"
+    )
 
 
 class Apt:

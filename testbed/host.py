@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Sequence
 
 from . import process
 from .cache import say
 from .errors import TestbedError
 
-PACKAGES = (
+TESTBED = (
     # the virtual machine
     "qemu-system-arm",
     "ipxe-qemu",
@@ -41,6 +42,10 @@ PACKAGES = (
     # the patched Xen
     "dpkg-dev",
     "python3",
+)
+"""Packages of Debian 12 that whatever boots the virtual machine needs."""
+
+TESTS = (
     # the backend's unit tests run against a real Weston, the layer's compile the device tree
     "weston",
     "device-tree-compiler",
@@ -53,22 +58,24 @@ PACKAGES = (
     "pkg-config",
     "python3-dev",
 )
-"""Packages of Debian 12, amd64."""
+"""What `make test` and `make fuzz` need besides."""
 
 
-def missing() -> list[str]:
-    """Names of PACKAGES that dpkg does not list as installed."""
+def missing(packages: Sequence[str]) -> list[str]:
+    """Names of packages that dpkg does not list as installed."""
     try:
         done = subprocess.run(
-            ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *PACKAGES],
+            ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *packages],
             text=True,
             capture_output=True,
             check=False,
         )
     except FileNotFoundError as error:
-        raise TestbedError("dpkg-query is not here: the testbed runs on Debian 12 or newer") from error
+        raise TestbedError(
+            "dpkg-query is not here: the testbed runs on Debian 12 or newer, elsewhere in the Containerfile's"
+        ) from error
     present = {line.split()[0] for line in done.stdout.splitlines() if line.endswith(" installed")}
-    return [name for name in PACKAGES if name not in present]
+    return [name for name in packages if name not in present]
 
 
 def require_root() -> None:
@@ -77,15 +84,14 @@ def require_root() -> None:
         raise TestbedError("the testbed builds root file systems: run it as root (sudo make …)")
 
 
-def install() -> None:
-    """Install what is missing by apt, saying what."""
-    names = missing()
+def install(packages: Sequence[str]) -> None:
+    """Install what is missing of them by apt, saying what."""
+    names = missing(packages)
     if not names:
         return
     if os.geteuid() != 0:
         raise TestbedError(
-            f"these Debian packages are missing: {' '.join(names)}; "
-            f'run "make host-packages" as root, or apt-get install them'
+            f"these Debian packages are missing: {' '.join(names)}; run this as root, or apt-get install them"
         )
     say(f"installing from Debian: {' '.join(names)}")
     quiet = {"DEBIAN_FRONTEND": "noninteractive"}

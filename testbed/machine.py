@@ -22,7 +22,7 @@ def _prepare() -> None:
     """What can't be built is said before anything is."""
     xen.choice()
     kernel.line()
-    host.install()
+    host.install(host.TESTBED)
     host.require_root()
 
 
