@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: MIT
 PYTHON ?= python3
-VENV := build/venv
+VENV ?= build/venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo view lint test fuzz oe-test soak shell host-packages clean clean-cache kernel-check kernel-loops kernel-debug-test kernel-bench oe-check
+.PHONY: help demo view lint test fuzz oe-test soak shell host-packages requirements clean clean-cache kernel-check kernel-loops kernel-debug-test kernel-bench oe-check
 
 help:
 	@echo "make demo           the main job on the testbed, with its proofs: build/demo/report.html"
 	@echo "make view           sit down and use it: Dom0 as a kiosk with a guest's desktop, keyboard and mouse"
-	@echo "make lint           ruff and mypy over all Python here"
+	@echo "make lint           ruff and mypy over all Python here, reuse over all files"
 	@echo "make test           lint, then all tests that run here: unit tests, layer, testbed"
 	@echo "make oe-test        the image tests by oe-core's own oe-test: OE_CORE=clone [TESTS=\"module...\"]"
 	@echo "make soak           DomUs ended in random order: N=cycles (default 20) SEED=number"
 	@echo "make fuzz           hostile inputs for the backend: N=inputs (default 1000000) SEED=number TARGET=name"
 	@echo "make shell          boot the testbed and wait: SSH into Dom0 by the printed command"
 	@echo "make host-packages  install the Debian packages that the testbed needs (root)"
+	@echo "make requirements   write requirements.txt, versions and hashes, anew from requirements.in"
 	@echo "make kernel-check   apply, check and compile the kernel patches; TREES=\"6.6=folder 6.12:nxp=folder\" adds kernels"
 	@echo "make kernel-loops   map and release N times (default 10000) on every exporter, count what is left"
 	@echo "make kernel-debug-test  selftests, faults and proofs on Dom0's debug kernel (KASAN, lockdep ...)"
@@ -22,19 +23,26 @@ help:
 	@echo "make oe-check       heavy checks of the layer with OE_TREES=folder of the trees"
 	@echo "make clean          remove build/; make clean-cache removes the testbed's cache"
 
-# The virtual environment is made again when its requirements change.
-$(VENV)/.ready: requirements.txt tests/layer/requirements.txt
+# The virtual environment is brought up to date when its requirements change.
+$(VENV)/.ready: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: Python 3.11 or newer is needed"; exit 2; }
 	@$(PYTHON) -m venv $(VENV) || { echo "make: python3-venv is missing: apt-get install python3-venv"; exit 2; }
-	@echo "installing from PyPI: $$(grep -hv '^#' requirements.txt tests/layer/requirements.txt | tr '\n' ' ')"
-	@$(VENV)/bin/pip install --quiet -r requirements.txt -r tests/layer/requirements.txt || { echo "make: PyPI can't be reached; is the network there?"; exit 2; }
+	@echo "installing from PyPI: $$(grep -v '^[#-]' requirements.in | tr '\n' ' ')"
+	@$(VENV)/bin/pip install --quiet --require-hashes -r $< || { echo "make: pip can't install $<; is the network there?"; exit 2; }
 	@touch $@
 
 # What pip compiles comes after the Debian packages that it is compiled with.
 $(VENV)/.native: requirements-native.txt $(VENV)/.ready | host-packages
-	@echo "installing from PyPI: $$(grep -v '^#' requirements-native.txt | tr '\n' ' ')"
-	@$(VENV)/bin/pip install --quiet -r requirements-native.txt || { echo "make: pip can't install requirements-native.txt; is the network there?"; exit 2; }
+	@echo "installing from PyPI: $$(sed -n 's/^\([a-z].*==[^ ]*\).*/\1/p' $<)"
+	@$(VENV)/bin/pip install --quiet --require-hashes --no-build-isolation -r $< || { echo "make: pip can't install $<; is the network there?"; exit 2; }
 	@touch $@
+
+# Newer versions of everything: run it with the oldest Python that is supported, and look at the difference.
+requirements:
+	@$(PYTHON) -m venv build/lock
+	@build/lock/bin/pip install --quiet pip-tools==7.6.2
+	@CUSTOM_COMPILE_COMMAND="make requirements" build/lock/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras \
+	 --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file requirements.txt requirements.in
 
 demo: $(VENV)/.ready
 	@$(RUN) -m testbed demo
@@ -46,6 +54,7 @@ lint: $(VENV)/.ready
 	@$(VENV)/bin/ruff check
 	@$(VENV)/bin/ruff format --check
 	@$(VENV)/bin/mypy
+	@$(VENV)/bin/reuse lint --lines
 
 test: lint $(VENV)/.native
 	@$(RUN) -m pytest --junitxml=build/test/junit.xml
