@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV ?= build/venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo view lint test fuzz oe-test soak shell host-packages requirements clean clean-cache kernel-check kernel-loops kernel-debug-test kernel-bench oe-check
+.PHONY: help demo view lint test status fuzz oe-test soak shell host-packages requirements clean clean-cache kernel-check kernel-loops kernel-debug-test kernel-bench oe-check
 
 help:
 	@echo "make demo           the main job on the testbed, with its proofs: build/demo/report.html"
 	@echo "make view           sit down and use it: Dom0 as a kiosk with a guest's desktop, keyboard and mouse"
 	@echo "make lint           ruff and mypy over all Python here, reuse over all files"
 	@echo "make test           lint, then all tests that run here: unit tests, layer, testbed"
+	@echo "make status         write docs/status.md from docs/status.toml and the last run of make test"
 	@echo "make oe-test        the image tests by oe-core's own oe-test: OE_CORE=clone [TESTS=\"module...\"]"
 	@echo "make soak           DomUs ended in random order: N=cycles (default 20) SEED=number"
 	@echo "make fuzz           hostile inputs for the backend: N=inputs (default 1000000) SEED=number TARGET=name"
@@ -58,6 +59,9 @@ lint: $(VENV)/.ready
 
 test: lint $(VENV)/.native
 	@$(RUN) -m pytest --junitxml=build/test/junit.xml
+
+status: $(VENV)/.ready
+	@$(RUN) tests/status.py
 
 oe-test: $(VENV)/.ready
 	@test -n "$(OE_CORE)" || { echo "make oe-test: set OE_CORE to a clone of openembedded-core"; exit 2; }
