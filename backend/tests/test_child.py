@@ -178,7 +178,7 @@ def test_a_liar_is_killed_and_what_it_said_before_holds(tmp_path, caplog):
     said = messages.line(Hello(7)) + messages.line(Ready()) + b'{"type": "connected", "device": []}\n'
     units = FakeUnits(tmp_path / "link", said, b"")
     assert heard_of(units, lambda _heard, lost: lost and units.killed) == [Hello(7), Ready()]
-    assert "worker killed: it sends what no worker does" in caplog.messages
+    assert "worker killed: it broke the protocol" in caplog.messages
 
 
 def test_the_first_word_is_hello(tmp_path):
@@ -205,7 +205,7 @@ def test_one_that_says_nothing_is_killed(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(limits, "HELLO", 0.1)
     units = FakeUnits(tmp_path / "link", b"")
     assert heard_of(units, lambda _heard, _lost: units.killed) == []
-    assert "worker killed: it is silent" in caplog.messages
+    assert "worker killed: it sent no Hello in time" in caplog.messages
 
 
 def test_a_successor_is_heard(tmp_path):

@@ -70,13 +70,13 @@ class Child:
             except CodecError as error:
                 reason = str(error)
                 log.error(
-                    "worker killed: it sends what no worker does",
+                    "worker killed: it broke the protocol",
                     extra=fields(domid=self.domid, reason=error),
                 )
                 await self._kill()
             except TimeoutError:
                 reason = f"no Hello in {limits.HELLO:.0f} s"
-                log.error("worker killed: it is silent", extra=fields(domid=self.domid))
+                log.error("worker killed: it sent no Hello in time", extra=fields(domid=self.domid))
                 await self._kill()
             except OSError as error:
                 reason = str(error)
