@@ -18,7 +18,7 @@ from .errors import TestbedError
 
 ENVIRONMENT = "XEN_DMABUF_CACHE"
 KEPT_VERSIONS = 2
-FULL_BELOW = 32 << 20  # octets
+FULL_BELOW = 32 << 20  # bytes
 
 
 def root() -> Path:

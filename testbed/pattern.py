@@ -28,8 +28,8 @@ class Sighting:
 
 def frame(width: int, height: int, stream: int, number: int) -> Pixels:
     """The frame that clients/pattern draws."""
-    octets = b"".join(picture.frame(width, height, stream, number))
-    return np.frombuffer(octets, np.uint8).reshape(height, width, 3)
+    data = b"".join(picture.frame(width, height, stream, number))
+    return np.frombuffer(data, np.uint8).reshape(height, width, 3)
 
 
 def _magic_positions(screen: Pixels, cell: int) -> list[tuple[int, int]]:

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: MIT
 """Looks at a backend worker from outside, as root in Dom0: independent of what the worker says.
 
-xen_dmabuf_probe.py peek PID FD[,FD...] OFFSET  read 4 octets of the dma-bufs that are PID's files FD
+xen_dmabuf_probe.py peek PID FD[,FD...] OFFSET  read 4 bytes of the dma-bufs that are PID's files FD
 xen_dmabuf_probe.py poke PID FD OFFSET VALUE    write them (hexadecimal, little endian)
-xen_dmabuf_probe.py footprint PID               JSON: octets read and written by system calls so far,
+xen_dmabuf_probe.py footprint PID               JSON: bytes read and written by system calls so far,
                                                 CPU ticks, what the process has mapped of dma-bufs and gntdev
 """
 

@@ -121,7 +121,7 @@ class XenDmabufZeroCopyTest(XenDmabufCase):
         self.assertEqual({(b["width"], b["height"]) for b in self.one.buffers()}, {(401, 300)})
 
     def test_odd_width(self):
-        """Rows that are no multiple of 64 octets, a height that is none of 16."""
+        """Rows that are no multiple of 64 bytes, a height that is none of 16."""
         domu = self.domu()
         domu.start(size="349x211")
         self.assert_flips(domu)

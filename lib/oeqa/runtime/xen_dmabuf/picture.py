@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Pictures as rows of octets: reading a PNG, drawing the frames of clients/pattern, finding one.
+"""Pictures as rows of bytes: reading a PNG, drawing the frames of clients/pattern, finding one.
 
 The standard library only, since the machine that runs testimage has nothing more. A picture is a
-list of rows, each of 3 octets a pixel in the order red, green, blue.
+list of rows, each of 3 bytes a pixel in the order red, green, blue.
 """
 
 from __future__ import annotations
