@@ -7,11 +7,12 @@ import pytest
 from layer_files import LAYER, layer_files
 from oe_trees import ROOT
 
-PAGES = [ROOT / "docs" / name for name in ("integrate.md", "testing.md", "bringup-imx8qm.md")]
+PAGES = [ROOT / "docs" / name for name in ("integrate.md", "testing.md", "bringup-imx8qm.md", "not-verified.md")]
+PAGES += [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")]
 PAGES += [LAYER / "README.md", LAYER / "SECURITY.md", LAYER / ".oelint.cfg"]
 FOLDERS = "backend|clients|docs|kas|kernel-patches|lib|meta-xen-dmabuf|testbed|tests|xen-patches"
 
-pages = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 
 
 @pages
@@ -29,7 +30,11 @@ def test_links_lead_somewhere(page):
 
 @pages
 def test_variables_are_the_layers(page):
-    sources = [*layer_files(".bb", ".inc", ".bbclass", ".conf"), *(ROOT / "lib").rglob("*.py")]
+    sources = [
+        *layer_files(".bb", ".inc", ".bbclass", ".conf"),
+        *(ROOT / "lib").rglob("*.py"),
+        *(ROOT / "testbed").glob("*.py"),
+    ]
     text = "\n".join(path.read_text() for path in sources)
     named = set(re.findall(r"\bXEN_DMABUF_[A-Z_]+\b", page.read_text()))
     assert {name for name in named if name not in text} == set()
