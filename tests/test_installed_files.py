@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""backend/data/Makefile is the one list of what is installed: it is complete, and the recipe and the testbed use it."""
+"""backend/data/Makefile is the one list of what is installed: it is complete, and the recipe and the testbed use it.
+
+Weston's configuration is put in place by its recipe and by the testbed; both have to mean the same paths.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,13 @@ import re
 import subprocess
 from pathlib import Path
 
-from testbed import layout
+import pytest
+
+from testbed import layout, machine, rootfs
 
 DATA = layout.BACKEND / "data"
 RECIPE = layout.LAYER / "recipes-extended/xen-dmabuf-backend/xen-dmabuf-backend_0.1.0.bb"
+WESTON = layout.LAYER / "recipes-graphics/weston-init/xen-dmabuf-weston_1.0.bb"
 # bitbake's variables on a target with a merged /usr
 VARIABLES = {
     "S": str(layout.BACKEND),
@@ -60,3 +66,30 @@ def test_recipe_can_move_every_folder(tmp_path):
     assert {path.split("/")[0] for path in found} == {"moved"}
     recipe = set(re.findall(r"\b(\w+)=\$\{", RECIPE.read_text()))
     assert set(names) - recipe == {"libdir"}, "libdir is only the start of those that the recipe sets"
+
+
+@pytest.fixture(scope="module")
+def weston(tmp_path_factory):
+    """What the recipe of Weston's configuration installs, by its own commands."""
+    folder = tmp_path_factory.mktemp("weston")
+    script = re.search(r"(?ms)^do_install\(\) \{\n(.*?)^\}", WESTON.read_text())[1]
+    for name, value in {**VARIABLES, "S": str(layout.WESTON), "D": str(folder)}.items():
+        script = script.replace(f"${{{name}}}", value)
+    subprocess.run(["sh", "-euc", script], check=True)
+    return installed(folder)
+
+
+def test_testbed_puts_dom0s_weston_configuration_where_the_recipe_does(weston, tmp_path):
+    rootfs._weston(tmp_path, "dom0.ini", ("dom0.conf", "force-renderer.conf"))
+    found = installed(tmp_path)
+    assert len(found) == 3
+    assert {path: content for path, (_mode, content) in found.items()}.items() <= {
+        path: content for path, (_mode, content) in weston.items()
+    }.items()
+
+
+def test_testbed_makes_a_kiosk_of_the_files_that_the_recipe_installs(weston):
+    pairs = re.findall(r"(?m)^install -Dm 644 (\S+) /(\S+)$", machine._KIOSK)
+    kiosk = {path for path in weston if "kiosk" in path}
+    assert {path for _source, path in pairs} == kiosk
+    assert all((layout.WESTON / source).read_bytes() == weston[path][1] for source, path in pairs)
