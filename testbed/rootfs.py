@@ -188,12 +188,12 @@ def _backend(root: Path) -> None:
             "--quiet",
             "--no-deps",
             "--no-compile",
+            "--no-build-isolation",
             "--target",
             str(work),
             str(layout.BACKEND),
         ],
         what="backend package",
-        remedy="is PyPI reachable for its build tool?",
     )
     for script in (work / "bin").iterdir():
         text = script.read_text(encoding="utf-8").split("\n", 1)[1]
