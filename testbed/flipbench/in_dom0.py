@@ -228,9 +228,7 @@ class Mark:
     def __init__(self, processes: dict[str, list[int]]) -> None:
         self._processes = processes
         # how often kernel threads and others sleep, nobody asks
-        self._wakeups = {
-            pid: _wakeups(pid) for group in ("worker", "weston", "supervisor") for pid in processes[group]
-        }
+        self._wakeups = {pid: _wakeups(pid) for group in ("worker", "weston", "supervisor") for pid in processes[group]}
         self._domains = _domains()
         self._time = time.monotonic_ns()
         self._cpu = {pid: _cpu(pid) for group in GROUPS for pid in processes[group]}
