@@ -51,10 +51,9 @@ class Bench:
         self._renderer = self._strategy = ""
         dom0.run(_SETUP.format(folder=FOLDER))
         built = programs.build()
-        for name in (programs.DOMU, programs.LOCAL):
-            dom0.copy_to(built / name, f"{FOLDER}/{name}")
-        dom0.copy_to(SCRIPT, f"{FOLDER}/{SCRIPT.name}")
-        dom0.run(f"chmod 755 {FOLDER}/{programs.LOCAL}")
+        for file in (built / programs.DOMU, built / programs.LOCAL, programs.strace() / programs.STRACE, SCRIPT):
+            dom0.copy_to(file, f"{FOLDER}/{file.name}")
+        dom0.run(f"chmod 755 {FOLDER}/{programs.LOCAL} {FOLDER}/{programs.STRACE}")
 
     def measure(self, row: Row) -> Seen:
         """Measure a row. Raises ProofError with what Dom0 said."""
@@ -89,7 +88,7 @@ def _order(row: Row) -> Order:
         memory=96 + pictures // _MIB * 2,
         cpus="",
         local=_local(row),
-        strace="",
+        strace=f"{FOLDER}/{programs.STRACE}" if row.domus == 1 else "",
     )
 
 

@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""clients/flip, cross-compiled without any library, and the initramfs that is all of its DomU."""
+"""What the bench brings along: clients/flip, the initramfs that is all of its DomU, and Debian's strace."""
 
 from __future__ import annotations
 
+import shutil
 import stat
 from pathlib import Path
 
 from .. import cache, layout, process
+from ..debian import Archive
 
 SOURCES = layout.REPOSITORY / "clients" / "flip"
 DOMU = "domu.cpio"
 LOCAL = "local"
+STRACE = "strace"
 
 
 def _entry(name: str, mode: int, number: int, data: bytes = b"") -> bytes:
@@ -60,3 +63,16 @@ def build() -> Path:
     return cache.stage(
         "flip-programs", {"sources": cache.digest([SOURCES]), "recipe": cache.digest([Path(__file__)])}, _build
     )
+
+
+def _unpack_strace(folder: Path) -> None:
+    archive = Archive()
+    archive.update()
+    archive.unpack([STRACE], folder / "root")
+    shutil.move(folder / "root/usr/bin" / STRACE, folder / STRACE)
+    shutil.rmtree(folder / "root")
+
+
+def strace() -> Path:
+    """Folder with STRACE, which needs no library that Dom0 lacks."""
+    return cache.stage("flip-strace", {"recipe": cache.digest([Path(__file__)])}, _unpack_strace)
