@@ -203,11 +203,14 @@ def _cpu(pid: int) -> int:
 
 
 def _wakeups(pid: int) -> int:
-    """Voluntary context switches of all threads of a process."""
+    """Voluntary context switches of all threads of a process. MeasureError if it has ended."""
     switches = 0
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found = re.search(r"^voluntary_ctxt_switches:\s*(\d+)", (task / "status").read_text(), re.M)
-        switches += int(found[1]) if found else 0
+    try:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            found = re.search(r"^voluntary_ctxt_switches:\s*(\d+)", (task / "status").read_text(), re.M)
+            switches += int(found[1]) if found else 0
+    except OSError as error:
+        raise MeasureError(f"process {pid} ended while it was measured") from error
     return switches
 
 

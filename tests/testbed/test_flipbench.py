@@ -2,8 +2,11 @@
 """What makes figures of a flip, tables and plots of what was measured, without a machine."""
 
 import json
+import os
+import pty
 import shutil
 import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 
 import pytest
@@ -11,7 +14,7 @@ import pytest
 from testbed.errors import TestbedError
 from testbed.flipbench import document, plot, programs, results
 from testbed.flipbench.figures import figures
-from testbed.flipbench.in_dom0 import Seen, Span
+from testbed.flipbench.in_dom0 import DomU, Mark, MeasureError, Seen, Span
 from testbed.flipbench.results import Result
 from testbed.flipbench.rows import Row, rows, select
 
@@ -125,6 +128,68 @@ def test_rows_have_names_of_their_own_and_are_found_by_patterns():
     assert select([]) == rows()
     with pytest.raises(TestbedError, match='no row is called "map-vulkan"'):
         select(["map-gl-*", "map-vulkan"])
+
+
+CHILD = """
+import sys, time
+for line in sys.stdin:
+    time.sleep(0.001)  # a voluntary switch for certain; reading may find the next line there already
+    end = time.process_time() + 0.05
+    while time.process_time() < end:
+        pass
+    print(flush=True)
+"""
+
+
+def test_marks_see_what_a_process_used_between_them():
+    """The clocks of a real process: as much as it says itself that it used, and the times it slept."""
+    with subprocess.Popen([sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+
+        def work() -> None:
+            child.stdin.write(b"\n")
+            child.stdin.flush()
+            child.stdout.readline()
+
+        work()
+        processes = {"worker": [child.pid], "weston": [], "supervisor": [], "kernel": [], "other": []}
+        start = Mark(processes)
+        for _ in range(3):
+            work()
+        span = start.until(Mark(processes))
+        assert 0.15e9 <= span.cpu["worker"] < 0.3e9
+        assert span.wakeups["worker"] >= 3
+        child.stdin.close()
+    with pytest.raises(MeasureError, match=f"process {child.pid} ended"):
+        Mark(processes)
+
+
+@pytest.fixture
+def console():
+    """(DomU, its console's other end), without any domain behind it."""
+    theirs, ours = pty.openpty()
+    domu = DomU.__new__(DomU)
+    domu.name, domu._console, domu._heard = "flip0", ours, b""
+    os.set_blocking(theirs, False)
+    yield domu, theirs
+    os.close(theirs)
+    os.close(ours)
+
+
+def test_a_domus_lines_are_heard_among_others(console):
+    domu, theirs = console
+    os.write(theirs, b"[    0.1] the kernel says\nflip: ready 2\nflip: do")
+    assert domu.hear("ready", 5) == [2]
+    os.write(theirs, b"ne 3 4 5 6 7 8\n")
+    assert domu.hear("done", 5) == [3, 4, 5, 6, 7, 8]
+
+
+def test_a_domu_that_fails_or_says_nothing_is_an_error(console):
+    domu, theirs = console
+    with pytest.raises(MeasureError, match="no word 'ready' within 0 s"):
+        domu.hear("ready", 0)
+    os.write(theirs, b"flip: failed PAGE_FLIP 16\n")
+    with pytest.raises(MeasureError, match="failed PAGE_FLIP 16"):
+        domu.hear("done", 5)
 
 
 def test_the_initramfs_is_what_cpio_reads(tmp_path):
