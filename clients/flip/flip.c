@@ -198,8 +198,11 @@ static void open_screens(void)
 			.modes_ptr = (uintptr_t)modes, .count_modes = MODES,
 			.encoders_ptr = (uintptr_t)encoders, .count_encoders = ENCODERS,
 		};
+		/* only who asks for no modes has the kernel look which there are */
+		struct drm_mode_get_connector probe = { .connector_id = connectors[i] };
 		struct screen *screen = &screens[count];
 
+		demand(DRM_IOCTL_MODE_GETCONNECTOR, &probe, "GETCONNECTOR");
 		demand(DRM_IOCTL_MODE_GETCONNECTOR, &connector, "GETCONNECTOR");
 		if (!connector.count_modes || connector.count_modes > MODES || connector.count_encoders > ENCODERS)
 			continue;
