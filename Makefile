@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= build/venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo view lint test status fuzz oe-test soak shell host-packages requirements clean clean-cache kernel-check kernel-loops kernel-debug-test kernel-bench oe-check
+.PHONY: help demo view lint test status fuzz oe-test soak shell host-packages requirements clean clean-cache kernel-check kernel-loops kernel-debug-test kernel-bench flip-bench oe-check
 
 help:
 	@echo "make demo           the main job on the testbed, with its proofs: build/demo/report.html"
@@ -21,6 +21,7 @@ help:
 	@echo "make kernel-loops   map and release N times (default 10000) on every exporter, count what is left"
 	@echo "make kernel-debug-test  selftests, faults and proofs on Dom0's debug kernel (KASAN, lockdep ...)"
 	@echo "make kernel-bench   time the ways to map grants side by side: build/kernel-bench/bench.md"
+	@echo "make flip-bench     count what a page flip costs: build/flip-bench/bench.md; [ROWS=\"map-gl-640x480...\"] [DOCS=1] [AGAIN=1]"
 	@echo "make oe-check       heavy checks of the layer with OE_TREES=folder of the trees"
 	@echo "make clean          remove build/; make clean-cache removes the testbed's cache"
 
@@ -50,6 +51,9 @@ demo: $(VENV)/.ready
 
 shell view host-packages clean-cache kernel-bench: $(VENV)/.ready
 	@$(RUN) -m testbed $@
+
+flip-bench: $(VENV)/.ready
+	@$(RUN) -m testbed $@ $(ROWS) $(if $(DOCS),--docs) $(if $(AGAIN),--again)
 
 lint: $(VENV)/.ready
 	@$(VENV)/bin/ruff check

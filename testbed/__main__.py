@@ -13,6 +13,7 @@ from pathlib import Path
 
 from . import cache, demo, host, kernel_bench, machine, oetest, view
 from .errors import LostVMError, ProofError, TestbedError
+from .flipbench import bench as flip_bench
 from .layout import REPOSITORY
 
 BUILD = REPOSITORY / "build"
@@ -31,6 +32,11 @@ def _build(_: argparse.Namespace) -> int:
 
 def _kernel_bench(_: argparse.Namespace) -> int:
     kernel_bench.run(BUILD / "kernel-bench")
+    return 0
+
+
+def _flip_bench(arguments: argparse.Namespace) -> int:
+    flip_bench.run(BUILD / "flip-bench", arguments)
     return 0
 
 
@@ -72,6 +78,7 @@ COMMANDS = {
         _kernel_bench,
         "time MAP_REFS_TO_BUF against the other ways to map grants; writes build/kernel-bench/bench.md",
     ),
+    "flip-bench": (_flip_bench, "count the instructions of a page flip in Dom0; writes build/flip-bench/bench.md"),
     "view": (_view, "boot a kiosk with a guest's desktop, to sit down and use: in a window, else by VNC"),
     "shell": (_shell, "boot, print how to reach Dom0 by SSH, wait"),
     "oe-test": (_oe_test, "run the image tests by oe-core's own oe-test against the testbed's Dom0"),
@@ -91,6 +98,8 @@ def main() -> int:
     for name, (function, words) in COMMANDS.items():
         command = commands.add_parser(name, help=words, description=words)
         command.set_defaults(function=function)
+        if name == "flip-bench":
+            flip_bench.add_arguments(command)
         if name == "oe-test":
             command.add_argument("oe_core", type=Path, help="a clone of openembedded-core")
             command.add_argument("tests", nargs="*", help="modules, module.Class or module.Class.method (default: all)")

@@ -79,13 +79,14 @@ def boot(
     screen: tuple[int, int] = SCREEN,
     outputs: int = 1,
     display: tuple[str, ...] = ("-display", "none"),
+    icount: bool = False,
 ) -> Iterator[tuple[Qemu, Dom0]]:
     """Boot to a Dom0 whose Weston and backend run; everything ends with the context.
 
     ``screen`` is (width, height) in pixels; all others: Qemu.
     """
     require_qemu()
-    with Qemu(images, folder, screen=screen, outputs=outputs, display=display) as machine:
+    with Qemu(images, folder, screen=screen, outputs=outputs, display=display, icount=icount) as machine:
         say("booting Xen and Dom0")
         dom0 = Dom0(machine)
         # The console tells for nothing; each attempt of SSH costs a booting guest a second.
