@@ -26,12 +26,14 @@ HEADER = struct.Struct("<HB5x")
 """Of a request: id, operation."""
 FLIP = struct.Struct("<Q")
 """The body of PG_FLIP: fb_cookie."""
+_RESPONSE = struct.Struct("<HBxiI52x")
+_FLIP_EVENT = struct.Struct("<HB5xQ48x")
 
 
 def pack_response(identifier: int, operation: int, status: int, edid_sz: int = 0) -> bytes:
     """``status``: 0 or a negative errno; ``edid_sz`` only matters to GET_EDID."""
-    return struct.pack("<HBxiI52x", identifier, operation, status, edid_sz)
+    return _RESPONSE.pack(identifier, operation, status, edid_sz)
 
 
 def pack_flip_event(identifier: int, fb_cookie: int) -> bytes:
-    return struct.pack("<HB5xQ48x", identifier & 0xFFFF, EVT_PG_FLIP, fb_cookie)
+    return _FLIP_EVENT.pack(identifier & 0xFFFF, EVT_PG_FLIP, fb_cookie)

@@ -54,17 +54,40 @@ class RequestRing:
 
     def _copy_pending(self) -> list[bytes]:
         produced = self._index[0]
-        fence()
         pending = (produced - self._req_cons) & _MASK
+        if not pending:
+            return []
         unanswered = (produced - self.answered) & _MASK
         if pending > self.SLOTS or unanswered > self.SLOTS:
             raise RingError(f"req_prod={produced}: {unanswered} unanswered requests, the ring has {self.SLOTS} slots")
+        fence()  # no packet may be older than the index that announced it
         packets = []
         for number in range(self._req_cons, self._req_cons + pending):
             start = _HEADER + number % self.SLOTS * PACKET_SIZE
             packets.append(bytes(self._bytes[start : start + PACKET_SIZE]))
         self._req_cons = produced
         return packets
+
+    def peek(self) -> bytes | None:
+        """A copy of the only new request, if no other waits for an answer; None: take() finds out more.
+
+        Nothing is consumed: consume() does that, and the copy is what counts then.
+        """
+        number = self._req_cons
+        if number != self.answered or self._index[0] != (number + 1) & _MASK:
+            return None
+        fence()  # as in take()
+        start = _HEADER + number % self.SLOTS * PACKET_SIZE
+        return bytes(self._bytes[start : start + PACKET_SIZE])
+
+    def consume(self) -> None:
+        """Count what peek() has returned, and ask to be notified of the next; see more()."""
+        self._req_cons = (self._req_cons + 1) & _MASK
+        self._index[1] = (self._req_cons + 1) & _MASK
+
+    def more(self) -> bool:
+        """Whether a request came that nobody was notified of; asked after publish(), for its barrier."""
+        return self._index[0] != self._req_cons
 
     def respond(self, packet: bytes) -> bool:
         """Publish one response; True if the frontend wants to be notified."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from .packets import (
     EVT_PG_FLIP,
+    FLIP,
     HEADER,
     OP_DBUF_CREATE,
     OP_DBUF_DESTROY,
@@ -123,6 +124,8 @@ __all__ = [
     "DBUF_FLG_REQ_ALLOC",
     "EDID_MAX_SIZE",
     "EVT_PG_FLIP",
+    "FLIP",
+    "HEADER",
     "OP_DBUF_CREATE",
     "OP_DBUF_DESTROY",
     "OP_FB_ATTACH",

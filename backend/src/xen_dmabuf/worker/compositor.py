@@ -23,6 +23,7 @@ from .. import limits
 from ..displif import fourcc
 from ..errors import ConnectionLost, ImportRefused
 from ..log import fields
+from .frames import Frames
 from .image import Image
 from .outputs import Outputs
 from .protocols import (
@@ -92,6 +93,10 @@ class Compositor:
         self.presentation_clock = -1
         """clockid_t of wp_presentation's times, -1: it hasn't said."""
         self.windows: set[Window] = set()
+        self.silent = 0
+        """Of the events dispatched now, those whose handlers have flushed what they asked for."""
+        self.frames: set[Frames] = set()
+        """Those that have objects in the compositor which pywayland doesn't know of."""
         self.outputs = Outputs(self._outputs_changed)
 
     # -- connection
@@ -149,6 +154,8 @@ class Compositor:
                 future.set_exception(ConnectionLost(self._path))
         self._pending.clear()
         self.seats.close()
+        for frames in list(self.frames):
+            frames.close()
         WlRegistry.registry.clear()  # else pywayland would take the dead display for the new one
         self._registry = self._feedback = None
         self._globals.clear()
@@ -171,6 +178,7 @@ class Compositor:
 
     def _readable(self) -> None:
         assert self._display is not None
+        self.silent = 0
         try:
             self._display.read()
             events = self._display.dispatch(block=False)
@@ -178,7 +186,8 @@ class Compositor:
             return self._lost(error)
         if not events and self._has_ended():
             return self._lost("it ended amid an event")
-        self.flush()
+        if events != self.silent:
+            self.flush()
 
     def _has_ended(self) -> bool:
         """Whether the other end is closed and all of it was read. libwayland (seen with 1.26) says so only

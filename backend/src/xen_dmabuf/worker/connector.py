@@ -48,15 +48,29 @@ _DONE_ALREADY = {
     wire.OP_FB_DETACH: errno.ENOENT,
 }
 
+_NO_COOKIES = (0,) * limits.MAX_FLIPS
+
 Operate = Callable[[wire.Request], Awaitable[None]]
 
 
 class Configuration:
     """What SET_CONFIG asked for and what was flipped to since."""
 
-    def __init__(self, request: wire.SetConfig) -> None:
+    def __init__(self, request: wire.SetConfig, width: int, height: int) -> None:
+        """``width``, ``height``: the connector's, in pixels."""
         self.request = request
         self.fb_cookie = request.fb_cookie
+        self._connector = (width, height)
+        self._crops: dict[tuple[int, int], geometry.Crop] = {}
+
+    def crop(self, framebuffer: Framebuffer) -> geometry.Crop:
+        """What is shown of a framebuffer that was flipped to: the same object for the same size."""
+        size = (framebuffer.width, framebuffer.height)
+        crop = self._crops.get(size)
+        if crop is None:
+            crop = geometry.crop_of_flip(self.request, *size, *self._connector)
+            self._crops = {size: crop}  # a DomU may name many sizes
+        return crop
 
 
 @dataclass
@@ -118,6 +132,7 @@ class Connector:
         self._open: list[Flip] = []
         self._last_flip = 0  # the last request that was answered, or the next one: a flip that is begun
         self._turn = asyncio.Event()
+        self._waits = False  # the task, for the frontend
         self._replayed = -1
         self._response: tuple[int, ...] = (0, 0)
         self._flip_time = self._frame_time = float("-inf")
@@ -140,7 +155,7 @@ class Connector:
             self._stack.callback(self._requests.close)
             self._events = FlipEvents(self._page(self.spec.evt_ref))
             self._stack.callback(self._events.close)
-            self.req_port = self._bind(self.spec.req_port, self._wake.set)
+            self.req_port = self._bind(self.spec.req_port, self._woken)
             self.evt_port = self._bind(self.spec.evt_port, lambda: None)
         except OSError:
             self._stack.close()
@@ -162,7 +177,7 @@ class Connector:
         counters.requests_refused = values[17]
         self._response = values[18:20]
         if stored.config:
-            self.configuration = Configuration(wire.SetConfig(*stored.config))
+            self.configuration = self._configured(wire.SetConfig(*stored.config))
             self.configuration.fb_cookie = fb_cookie
         self._open = [Flip(cookie) for cookie in values[6 : 6 + open_flips]]
         try:
@@ -171,7 +186,7 @@ class Connector:
             self._events = FlipEvents(self._page(self.spec.evt_ref), (in_prod, event_id))
             self._stack.callback(self._events.close)
             for port, callback in (
-                (stored.req_port, self._wake.set),
+                (stored.req_port, self._woken),
                 (stored.evt_port, lambda: None),
             ):
                 self._ports.adopt(port, callback)
@@ -237,17 +252,18 @@ class Connector:
         self._save_answered(self._requests.answered)
 
     def _save_answered(self, answered: int) -> None:
-        position = self._events.position
+        in_prod, event_id = self._events.position
         cookies = [flip.fb_cookie for flip in self._open]
         counters = self.counters
         self._journal.save(
             answered,
-            *position,
+            in_prod,
+            event_id,
             self._last_flip,
             self.configuration.fb_cookie if self.configuration else 0,
             len(cookies),
             *cookies,
-            *(0,) * (limits.MAX_FLIPS - len(cookies)),
+            *_NO_COOKIES[len(cookies) :],
             counters.flips_requested,
             counters.flips_shown,
             counters.flips_not_shown,
@@ -257,34 +273,78 @@ class Connector:
 
     # -- requests
 
+    def _woken(self) -> None:
+        """The frontend has notified. A flip that nothing has to be waited for is served at once: a
+        task's turn costs more than the flip."""
+        try:
+            if not (self._waits and self._serve_flip()):
+                self._wake.set()
+        except Exception as error:
+            self._failed(error)
+            if self._task:
+                self._task.cancel()
+
     async def _run(self) -> None:
         try:
             while True:
+                self._waits = not self._wake.is_set()
                 await self._wake.wait()
+                self._waits = False
                 self._wake.clear()
                 for number, packet in enumerate(self._requests.take()):
                     if number:
                         await asyncio.sleep(0)  # others have their turn, however many there are
                     await self._serve(wire.parse_request(packet))
-        except RingError as error:
+        except Exception as error:
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        """The frontend can't be served any more. A bug of ours must not look like a silent frontend."""
+        self._waits = False
+        if isinstance(error, RingError):
             self.counters.protocol_errors += 1
-            self._broken(str(error))
-        except OSError as error:
-            self._broken(str(error))
-        except Exception as error:  # a bug of ours must not look like a silent frontend
-            log.exception("internal error", extra=fields(**self._fields))
-            self._broken(f"internal error: {error}")
+        elif not isinstance(error, OSError):
+            log.error("internal error", exc_info=error, extra=fields(**self._fields))
+            return self._broken(f"internal error: {error}")
+        self._broken(str(error))
 
     def _broken(self, reason: str) -> None:
         self._on_broken(f"connector {self.spec.name}: {reason}")
 
+    def _serve_flip(self) -> bool:
+        """Serve the only request, if it is a flip that can be shown at once; False: nothing was done."""
+        caches = self._scene.caches
+        if self._open or self._replayed >= 0 or (caches and caches.needed):
+            return False
+        packet = self._requests.peek()
+        if packet is None:
+            return False
+        identifier, operation = wire.HEADER.unpack_from(packet)
+        if operation != wire.OP_PG_FLIP:
+            return False
+        (cookie,) = wire.FLIP.unpack_from(packet, wire.HEADER.size)
+        framebuffer = self._framebuffers.find(cookie)
+        if framebuffer is None:
+            return False
+        self._requests.consume()
+        flip = self._begin(cookie)
+        self._respond(wire.pack_response(identifier, operation, 0), functools.partial(self._present, framebuffer, flip))
+        if self._requests.more():
+            self._wake.set()
+        return True
+
     async def _serve(self, request: wire.Request) -> None:
         status, edid_sz = await self._answer(request)
-        response = wire.pack_response(request.id, request.operation, status, edid_sz)
+        self._respond(wire.pack_response(request.id, request.operation, status, edid_sz))
+
+    def _respond(self, response: bytes, first: Callable[[], None] | None = None) -> None:
+        """Answer the oldest request; ``first`` is done once the answer is in the journal."""
         self._response = Journal.RESPONSE.unpack_from(response)
         self._last_flip = (self._requests.answered + 1) & 0xFFFFFFFF
         self._save_answered(self._last_flip)
         self._replayed = -1
+        if first:
+            first()
         self._requests.write(response)
         if self._requests.publish():
             self._notify(self.req_port)
@@ -346,7 +406,7 @@ class Connector:
             return
         framebuffer = await self._drawn(request.fb_cookie)
         geometry.crop_of(request, *self._sizes(framebuffer))  # RequestError if nothing would be shown
-        self.configuration = Configuration(request)
+        self.configuration = self._configured(request)
         self._on_change()
         self._present(framebuffer, None)
         self._refresher.start()
@@ -358,17 +418,22 @@ class Connector:
         if not await self._flip_turn():
             raise RequestError(errno.EBUSY, "fb_cookie", request.fb_cookie, "too many open flips")
         framebuffer = await self._drawn(request.fb_cookie)
-        configuration = self.configuration
-        if configuration:  # Linux flips before it enables the pipe: what SET_CONFIG names is shown then
-            configuration.fb_cookie = request.fb_cookie
-        self._refresher.stop()
-        flip = Flip(request.fb_cookie)
-        self._open.append(flip)
+        flip = self._begin(request.fb_cookie)
         self._last_flip = number
-        self._flip_time = self._loop.time()
-        self.counters.flips_requested += 1
         self._save()
         self._present(framebuffer, flip)
+
+    def _begin(self, cookie: int) -> Flip:
+        """A flip that will be answered; whoever calls this saves the journal before it is shown."""
+        configuration = self.configuration
+        if configuration:  # Linux flips before it enables the pipe: what SET_CONFIG names is shown then
+            configuration.fb_cookie = cookie
+        self._refresher.stop()
+        flip = Flip(cookie)
+        self._open.append(flip)
+        self._flip_time = self._loop.time()
+        self.counters.flips_requested += 1
+        return flip
 
     async def _drawn(self, cookie: int) -> Framebuffer:
         """The framebuffer, with its new content where the GPU reads it; RequestError if none."""
@@ -378,6 +443,9 @@ class Connector:
             await caches.write_back(framebuffer.buffer.backing)
             return self._framebuffers.get(cookie)  # another connector may have detached it
         return framebuffer
+
+    def _configured(self, request: wire.SetConfig) -> Configuration:
+        return Configuration(request, self.spec.width, self.spec.height)
 
     def _sizes(self, framebuffer: Framebuffer) -> tuple[int, int, int, int]:
         return framebuffer.width, framebuffer.height, self.spec.width, self.spec.height
@@ -436,10 +504,9 @@ class Connector:
                 delay = 1 / self._scene.display.hidden_flips_per_second
                 self._loop.call_later(delay, done, False)
             return
-        crop = geometry.crop_of_flip(configuration.request, *self._sizes(framebuffer))
         # the DomU's pages aren't what the compositor reads of a copy
         copied = isinstance(framebuffer.buffer.backing, CopyBacking)
-        window.present(image, crop, done, wait_release=not copied)
+        window.present(image, configuration.crop(framebuffer), done, wait_release=not copied)
 
     def show_again(self, framebuffer: Framebuffer) -> None:
         """Present a framebuffer whose wl_buffer came late, if it is what should be shown."""

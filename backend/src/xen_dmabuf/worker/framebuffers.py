@@ -72,9 +72,12 @@ class Framebuffers:
     def __iter__(self) -> Iterator[Framebuffer]:
         return iter(list(self._all.values()))
 
+    def find(self, cookie: int) -> Framebuffer | None:
+        return self._all.get(cookie)
+
     def get(self, cookie: int) -> Framebuffer:
         """RequestError(ENOENT) if there is none."""
-        framebuffer = self._all.get(cookie)
+        framebuffer = self.find(cookie)
         if framebuffer is None:
             raise RequestError(errno.ENOENT, "fb_cookie", cookie, "no such framebuffer")
         return framebuffer

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..displif.geometry import Crop
 from ..log import fields
+from .frames import attach_arguments
 from .protocols import Proxy
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Image:
     def __init__(self, buffer: Proxy, width: int, height: int, dmabuf: int = -1) -> None:
         """``dmabuf`` stays the caller's, open until destroy(); -1: shared memory."""
         self.buffer = buffer
+        self._attach: object = None
         self.width = width
         self.height = height
         self.busy = False
@@ -48,13 +50,20 @@ class Image:
             self._fences.register(dmabuf, select.POLLOUT)
         buffer.dispatcher["release"] = self._on_release
 
-    def enter(self, picture: Picture) -> None:
-        """It is committed by ``picture``; what was released before is not any more."""
+    @property
+    def attach(self) -> object:
+        """What attaches it to a surface, until destroy()."""
+        if self._attach is None:
+            self._attach = attach_arguments(self.buffer)
+        return self._attach
+
+    def enter(self, picture: Picture, now: float) -> None:
+        """It is committed by ``picture`` (at loop time ``now``); what was released before is not any more."""
         self._stop_waiting()
         self.busy = True
         self.users.add(picture)
         if self.shown_at is None:
-            self.shown_at = asyncio.get_running_loop().time()
+            self.shown_at = now
 
     def leave(self, picture: Picture) -> None:
         """Another takes its place there."""
@@ -95,6 +104,7 @@ class Image:
     def destroy(self) -> None:
         """Idempotent; also right after the connection was lost. Counts as released."""
         buffer, self.buffer = self.buffer, None
+        self._attach = None
         if buffer is not None and not buffer.destroyed:
             buffer.destroy()
         self._stop_waiting()

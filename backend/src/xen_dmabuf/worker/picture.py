@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from .. import limits
 from ..displif.geometry import Crop
+from .frames import Callback, Frames
 from .layout import Place
 from .presentation import Presentation
 from .protocols import Proxy
@@ -29,14 +30,17 @@ _IN_TIME = 0.5  # a frame event that comes later is the heartbeat of a covered w
 
 
 class _Pending:
-    """A presentation without an answer. ``replaced``: the image that has to be released first."""
+    """A presentation without an answer. ``replaced``: the image that has to be released first;
+    ``deadline``: when it counts as not shown (loop time)."""
 
-    def __init__(self, done: Callable[[bool], None], replaced: Image | None) -> None:
+    __slots__ = ("deadline", "done", "drawn", "expired", "replaced")
+
+    def __init__(self, done: Callable[[bool], None], replaced: Image | None, deadline: float) -> None:
         self.done = done
         self.replaced = replaced
+        self.deadline = deadline
         self.drawn = False
         self.expired = False
-        self.timer: asyncio.TimerHandle | None = None
 
 
 class Picture:
@@ -78,7 +82,9 @@ class Picture:
         self.placed: tuple[Crop, Place] | None = None
         """What part of an image is where, as last committed; None while nothing is shown."""
         self._pending: list[_Pending] = []
-        self._callbacks: list[tuple[Proxy, float]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._frames = Frames(compositor, self._surface, self._on_frame)
+        self._callbacks: list[Callback] = []
         self.hidden = False
 
     # -- what the window does
@@ -94,10 +100,9 @@ class Picture:
         previous = self._shown or self._next
         replaced = previous[0] if previous and previous[0] is not image else None
         if done:
-            delay = self._interval if self.hidden else limits.HIDDEN
-            pending = _Pending(done, replaced if wait_release else None)
-            pending.timer = self._loop.call_later(delay, self._expire, pending)
-            self._pending.append(pending)
+            deadline = self._loop.time() + (self._interval if self.hidden else limits.HIDDEN)
+            self._pending.append(_Pending(done, replaced if wait_release else None, deadline))
+            self._watch(deadline)
         image.watchers.add(self)
         if not self._ready or (done is None and self._callbacks):
             # only the last one counts of those that nobody waits for: it is committed with the next
@@ -123,9 +128,6 @@ class Picture:
 
     def forget(self) -> None:
         """Nobody who waits is answered any more, and what is about to be shown is not."""
-        for pending in self._pending:
-            if pending.timer:
-                pending.timer.cancel()
         self._pending.clear()
         self._next = None
 
@@ -139,9 +141,10 @@ class Picture:
         """Idempotent, and works after the connection was lost; nobody is answered any more."""
         self.forget()
         self.presentation.close()
-        if self._alive():
-            for callback, _ in self._callbacks:
-                callback._destroy()
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        self._frames.close()
         self._callbacks.clear()
         if self._shown:
             self._shown[0].leave(self)
@@ -158,25 +161,23 @@ class Picture:
         return self._surface is not None and not self._surface.destroyed
 
     def _commit(self, image: Image, crop: Crop) -> None:
-        surface = self._surface
+        frames, now = self._frames, self._loop.time()
         if image.fill:
             image.fill(crop)
-        surface.attach(image.buffer, 0, 0)
+        frames.attach(image.attach)
         new = self._laid_out != (crop, image.width, image.height)
         if new:
             self._lay_out(image, crop)
-        surface.damage_buffer(0, 0, 0x7FFFFFFF, 0x7FFFFFFF)
+        frames.damage()
         if len(self._callbacks) < _MAX_CALLBACKS or not self.hidden:
-            callback = surface.frame()
-            callback.dispatcher["done"] = self._on_frame
-            self._callbacks.append((callback, self._loop.time()))
+            self._callbacks.append(frames.callback(now))
         if self._shown and self._shown[0] is not image:
             self._shown[0].leave(self)
-        image.enter(self)
+        image.enter(self, now)
         if self._pending:
-            self.presentation.sample(surface)
+            self.presentation.sample(self._surface, now)
         self._shown, self._next = (image, crop), None
-        surface.commit()
+        frames.commit()
         if new:
             self._placed()
         self._compositor.flush()
@@ -201,16 +202,14 @@ class Picture:
 
     # -- events
 
-    def _on_frame(self, callback: Proxy, _time: int) -> None:
-        position = next((i for i, (known, _) in enumerate(self._callbacks) if known is callback), -1)
-        if position < 0:
-            return
-        # events come in order: this one also answers all earlier commits
-        _, committed = self._callbacks[position]
-        for done, _ in self._callbacks[: position + 1]:
-            done._destroy()
+    def _on_frame(self, callback: Callback) -> None:
+        # what was committed earlier was drawn, too, or replaced: Weston answers the newest commit of a
+        # repaint first
+        position = self._callbacks.index(callback)
+        for earlier in self._callbacks[:position]:
+            self._frames.forget(earlier)
         del self._callbacks[: position + 1]
-        if not self.hidden or self._loop.time() - committed < _IN_TIME:
+        if self.hidden and self._loop.time() - callback.committed < _IN_TIME:
             self.hidden = False
         if not self._callbacks:
             for pending in self._pending:
@@ -222,12 +221,26 @@ class Picture:
         if self._next and self._alive():
             self._commit(*self._next)
 
-    def _expire(self, pending: _Pending) -> None:
-        pending.timer = None
-        pending.expired = True
-        if not pending.drawn:
-            self.hidden = True
+    def _watch(self, deadline: float) -> None:
+        """Look for expired presentations then, or earlier; one timer is enough for all."""
+        if self._timer:
+            if self._timer.when() <= deadline:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(deadline, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        now = self._loop.time() + self._loop._clock_resolution
+        for pending in self._pending:
+            if pending.deadline <= now and not pending.expired:
+                pending.expired = True
+                if not pending.drawn:
+                    self.hidden = True
         self.settle()
+        waiting = [pending.deadline for pending in self._pending if not pending.expired]
+        if waiting:
+            self._watch(min(waiting))
 
     def settle(self) -> None:
         """Answer, in order, every presentation that is drawn or hidden and whose predecessor the
@@ -240,8 +253,6 @@ class Picture:
             if pending.replaced and pending.replaced.busy and not pending.replaced.users:
                 return
             self._pending.pop(0)
-            if pending.timer:
-                pending.timer.cancel()
             pending.done(pending.drawn)
 
 

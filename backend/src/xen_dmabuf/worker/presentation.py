@@ -4,7 +4,6 @@ as the flip itself. In the asyncio thread."""
 
 from __future__ import annotations
 
-import asyncio
 import time
 
 from .protocols import Proxy, WpPresentationFeedback, forgive_dead_objects
@@ -21,18 +20,16 @@ class Presentation:
         """``manager``: wp_presentation, if there is one; ``clock``: the clockid_t that it has named."""
         self._manager = manager if _is_clock(clock) else None
         self._clock = clock
-        self._loop = asyncio.get_running_loop()
         self._last = float("-inf")
         self._committed = 0.0
         self._feedback: Proxy | None = None
         self.latency = -1
         self.missed = 0
 
-    def sample(self, surface: Proxy) -> None:
-        """Before a commit: ask about it, if the last sample is old enough."""
+    def sample(self, surface: Proxy, now: float) -> None:
+        """Before a commit at loop time ``now``: ask about it, if the last sample is old enough."""
         if self._manager is None or self._feedback is not None:
             return
-        now = self._loop.time()
         if now - self._last < _INTERVAL:
             return
         self._last = now

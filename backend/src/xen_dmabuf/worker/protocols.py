@@ -23,9 +23,10 @@ from ..errors import UserError
 
 try:
     import pywayland.protocol as _package
-    from pywayland import ffi
+    from pywayland import ffi, lib
     from pywayland.client import Display
     from pywayland.protocol.wayland import (
+        WlCallback,
         WlCompositor,
         WlKeyboard,
         WlOutput,
@@ -90,6 +91,7 @@ __all__ = [
     "Display",
     "IviApplication",
     "Proxy",
+    "WlCallback",
     "WlCompositor",
     "WlKeyboard",
     "WlOutput",
@@ -109,4 +111,5 @@ __all__ = [
     "entries",
     "ffi",
     "forgive_dead_objects",
+    "lib",
 ]

@@ -7,7 +7,6 @@ path. One thread only. Nothing blocks.
 
 from __future__ import annotations
 
-import array
 import os
 import struct
 
@@ -20,6 +19,7 @@ _BIND_INTERDOMAIN = ioctl.number(NONE, "E", 1, 8)
 _UNBIND = ioctl.number(NONE, "E", 3, 4)
 _NOTIFY = ioctl.number(NONE, "E", 4, 4)
 _RESTRICT_DOMID = ioctl.number(NONE, "E", 6, 2)
+_PORT = struct.Struct("@I")
 _PORTS = 64
 
 
@@ -59,14 +59,12 @@ class Evtchn:
         ioctl.call(self.fd, _UNBIND, bytearray(struct.pack("@I", port)), PATH)
 
     def notify(self, port: int) -> None:
-        ioctl.call(self.fd, _NOTIFY, bytearray(struct.pack("@I", port)), PATH)
+        ioctl.call(self.fd, _NOTIFY, bytearray(_PORT.pack(port)), PATH)
 
     def read(self) -> list[int]:
         """The local ports that fired; each stays masked until unmask(). BlockingIOError if none."""
-        ports = array.array("I")
         data = os.read(self.fd, 4 * _PORTS)
-        ports.frombytes(data[: len(data) // 4 * 4])
-        return ports.tolist()
+        return [port for (port,) in _PORT.iter_unpack(data[: len(data) // 4 * 4])]
 
     def unmask(self, port: int) -> None:
-        os.write(self.fd, struct.pack("@I", port))
+        os.write(self.fd, _PORT.pack(port))
