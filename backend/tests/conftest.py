@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
 
 import pytest
 from fakes import FakeXen, Weston
 from fuzz.background import SEEDS, Fuzzing
+
+from xen_dmabuf.pump import loop
 
 
 def _weston(tmp_path_factory, options: tuple[str, ...]) -> Iterator[Weston]:
@@ -37,12 +41,24 @@ def blind(tmp_path_factory) -> Iterator[Weston]:
     yield from _weston(tmp_path_factory, ("--no-outputs",))
 
 
-@pytest.fixture
-def xen(monkeypatch) -> Iterator[FakeXen]:
+@pytest.fixture(params=["python", "compiled"])
+def xen(request, monkeypatch) -> Iterator[FakeXen]:
+    """With each of the two that serve flips."""
     fake = FakeXen()
     fake.install(monkeypatch)
+    if request.param == "compiled":
+        if loop.lib is None:
+            pytest.skip("LOUD: xen_dmabuf.pump._pump is not built; flips in C are NOT tested")
+        fake.install_pump(monkeypatch)
+        monkeypatch.setattr(asyncio, "run", run_with_pump)
     yield fake
     fake.close()
+
+
+def run_with_pump(main: Coroutine[Any, Any, Any]) -> Any:
+    """asyncio.run(), as the worker does it."""
+    with asyncio.Runner(loop_factory=loop.new_loop) as runner:
+        return runner.run(main)
 
 
 _RUNNING = pytest.StashKey[dict[str, Fuzzing]]()

@@ -18,12 +18,14 @@ import signal
 import socket
 import struct
 import subprocess
+from collections.abc import Callable
 
 import pytest
 from waiting import wait_until
 
 from xen_dmabuf.errors import oserror
 from xen_dmabuf.linux import ioctl
+from xen_dmabuf.pump import loop
 from xen_dmabuf.xen import evtchn, gntdev
 from xen_dmabuf.xen.evtchn import Evtchn
 from xen_dmabuf.xen.gntdev import PAGE_SIZE as PAGE
@@ -201,6 +203,23 @@ class FakeXen:
         patch.setattr(ioctl, "open_device", self._open)
         patch.setattr(ioctl, "call", self._call)
         patch.setattr(Evtchn, "unmask", lambda _, port: self._unmask(port))
+
+    def install_pump(self, patch: pytest.MonkeyPatch) -> None:
+        """C's ioctls, too. What they are given is of evtchn's, and never more than one file in a test."""
+
+        def port_function(call: Callable[[int], None]) -> object:
+            @loop.ffi.callback("port_function")
+            def function(_fd: int, port: int) -> int:
+                try:
+                    call(port)
+                except OSError:
+                    return -1
+                return 0
+
+            return function
+
+        patch.setattr(loop, "notify", port_function(lambda port: self._notify(-1, bytearray(struct.pack("@I", port)))))
+        patch.setattr(loop, "unmask", port_function(self._unmask))
 
     def _open(self, path: str) -> int:
         if path == evtchn.PATH:

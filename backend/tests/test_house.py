@@ -12,22 +12,24 @@ import xen_dmabuf
 from xen_dmabuf import limits
 
 ROOT = Path(xen_dmabuf.__file__).parent
-ROOMS = ("displif", "kbdif", "linux", "xen", "link", "supervisor", "worker", "cli")
+ROOMS = ("displif", "kbdif", "linux", "pump", "xen", "link", "supervisor", "worker", "cli")
 # what each room may know of the others; the modules beside the rooms are everybody's
 MAY_IMPORT = {
     "displif": {"linux"},  # the memory barrier of the rings
     "kbdif": set(),
     "linux": set(),
+    "pump": set(),
     "xen": {"linux"},
     "link": {"displif", "kbdif"},
     "supervisor": {"displif", "kbdif", "link"},
-    "worker": {"displif", "kbdif", "link", "linux", "xen"},
+    "worker": {"displif", "kbdif", "link", "linux", "pump", "xen"},
     "cli": {"displif", "kbdif", "linux", "link", "supervisor", "worker", "xen"},
     "": {"linux"},  # the event page of both protocols: the same barrier
 }
 # the supervisor opens no device and draws nothing, whatever runs as root imports none of these
 FORBIDDEN = {"supervisor": ("ctypes", "pywayland", "mmap"), "link": ("asyncio",)}
 FORBIDDEN |= dict.fromkeys(("displif", "kbdif"), ("asyncio", "pywayland"))
+FORBIDDEN |= {"pump": ("ctypes", "pywayland")}  # C gets pywayland's functions from the worker
 
 
 def room_of(path: Path) -> str:

@@ -30,7 +30,7 @@ def _domain_lines(domain: dict[str, Any]) -> Iterator[str]:
         compositor = "connected" if domain["compositor"] else "not connected"
         yield (
             f"  compositor {compositor}, GPU driver {domain['driver'] or '-'},"
-            f" {domain['restarts']} restart(s),"
+            f" flips {domain['flips']}, {domain['restarts']} restart(s),"
             f" {domain['pixel_bytes_copied']} bytes of pixels copied"
         )
         yield (

@@ -42,6 +42,14 @@ class RequestRing:
         self._bytes.release()
         self._index.release()
 
+    @property
+    def page(self) -> memoryview:
+        return self._bytes
+
+    def go_on(self, consumed: int) -> None:
+        """Somebody else has consumed requests up to there, and answered all of them."""
+        self._req_cons = self.answered = consumed
+
     def take(self) -> list[bytes]:
         """Copy out all new requests and ask to be notified of the next; RingError if they lie."""
         packets: list[bytes] = []
@@ -134,6 +142,14 @@ class FlipEvents(EventPage):
     def position(self) -> tuple[int, int]:
         """The index and the id of the next event."""
         return self._in_prod, self._event_id
+
+    @property
+    def page(self) -> memoryview:
+        return self._bytes
+
+    def go_on(self, in_prod: int, event_id: int) -> None:
+        """Somebody else has sent the events before this one."""
+        self._in_prod, self._event_id = in_prod, event_id
 
     def send_flip(self, fb_cookie: int) -> None:
         """Publish XENDISPL_EVT_PG_FLIP; RingError if the frontend left no room or lies.

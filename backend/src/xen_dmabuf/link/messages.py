@@ -248,14 +248,16 @@ class InputStatus(Message):
 
 @dataclass(frozen=True)
 class WorkerStatus(Message):
-    """``restarts``: how often a worker went on from a stored state; ``pages_late``: pages that a
-    compositor held longer than a frontend waits; ``releasing_pages``: those that it holds now."""
+    """``flips``: who serves plain ones; ``restarts``: how often a worker went on from a stored state;
+    ``pages_late``: pages that a compositor held longer than a frontend waits; ``releasing_pages``: those
+    that it holds now."""
 
     pid: int = 0
     compositor: bool = False
     driver: str = ""
     caches: str = ""
     frames_written_back: int = 0
+    flips: str = ""
     events_throttled: int = 0
     pixel_bytes_copied: int = 0
     pages_late: int = 0

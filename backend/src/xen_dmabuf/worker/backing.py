@@ -156,6 +156,11 @@ class CopyBacking:
         self._destination[start:end] = self._source[start:end]
         return end - start
 
+    def views(self, start: int, length: int) -> tuple[memoryview, memoryview]:
+        """Where copy() would write and read; to be released before release()."""
+        end = min(start + length, self.size)
+        return self._destination[start:end], self._source[start:end]
+
     def release(self) -> None:
         if self.pool < 0:
             return

@@ -23,7 +23,7 @@ from .. import limits
 from ..displif import fourcc
 from ..errors import ConnectionLost, ImportRefused
 from ..log import fields
-from .frames import Frames
+from ..pump import loop
 from .image import Image
 from .outputs import Outputs
 from .protocols import (
@@ -95,8 +95,8 @@ class Compositor:
         self.windows: set[Window] = set()
         self.silent = 0
         """Of the events dispatched now, those whose handlers have flushed what they asked for."""
-        self.frames: set[Frames] = set()
-        """Those that have objects in the compositor which pywayland doesn't know of."""
+        self.at_end: dict[object, Callable[[], None]] = {}
+        """What to call before the connection ends: of those who have objects that pywayland doesn't know."""
         self.outputs = Outputs(self._outputs_changed)
 
     # -- connection
@@ -114,6 +114,11 @@ class Compositor:
         self._display.connect()
         self._fd = self._display.get_fd()
         self._loop.add_reader(self._fd, self._readable)
+        pump = loop.current()
+        if pump:
+            from .lane import bind
+
+            bind(pump, self, self._display._ptr, self._fd)
         self._registry = self._display.get_registry()
         self._registry.dispatcher["global"] = self._on_global
         self._registry.dispatcher["global_remove"] = self._on_global_remove
@@ -154,8 +159,8 @@ class Compositor:
                 future.set_exception(ConnectionLost(self._path))
         self._pending.clear()
         self.seats.close()
-        for frames in list(self.frames):
-            frames.close()
+        for end in reversed(list(self.at_end.values())):
+            end()
         WlRegistry.registry.clear()  # else pywayland would take the dead display for the new one
         self._registry = self._feedback = None
         self._globals.clear()
@@ -186,7 +191,7 @@ class Compositor:
             return self._lost(error)
         if not events and self._has_ended():
             return self._lost("it ended amid an event")
-        if events != self.silent:
+        if not events or events != self.silent:  # C may have dispatched others before
             self.flush()
 
     def _has_ended(self) -> bool:

@@ -24,6 +24,7 @@ from ..displif.spec import ConnectorSpec
 from ..errors import ConnectionLost, ImportRefused, RequestError
 from ..link.messages import ConnectorStatus
 from ..log import RateLimit, fields
+from ..pump import loop
 from ..xen.gntdev import Gntdev, GrantMapping
 from .backing import CopyBacking
 from .framebuffers import Framebuffer, Framebuffers
@@ -36,6 +37,10 @@ from .statefile import Journal, StateError
 if TYPE_CHECKING:
     import mmap
 
+    from ..displif.geometry import Crop
+    from .image import Image
+    from .lane import Lane
+    from .picture import Picture
     from .window import Window
 
 log = logging.getLogger(__name__)
@@ -116,7 +121,7 @@ class Connector:
         self.label = label
         self.window: Window | None = None
         self.configuration: Configuration | None = None
-        self.counters = Counters()
+        self._counters = Counters()
         self._settings = scene.config.connector_for(scene.domain, spec.name)
         self._grants = grants
         self._ports = ports
@@ -133,6 +138,7 @@ class Connector:
         self._last_flip = 0  # the last request that was answered, or the next one: a flip that is begun
         self._turn = asyncio.Event()
         self._waits = False  # the task, for the frontend
+        self._lane: Lane | None = None
         self._replayed = -1
         self._response: tuple[int, ...] = (0, 0)
         self._flip_time = self._frame_time = float("-inf")
@@ -145,6 +151,11 @@ class Connector:
             wire.OP_PG_FLIP: self._pg_flip,
             wire.OP_GET_EDID: self._get_edid,
         }
+
+    @property
+    def counters(self) -> Counters:
+        self.reclaim()
+        return self._counters
 
     # -- opening and closing
 
@@ -172,7 +183,7 @@ class Connector:
         answered, in_prod, event_id, self._last_flip, fb_cookie, open_flips = values[:6]
         if open_flips > limits.MAX_FLIPS or event_id > 0xFFFF or max(values[14:18]) >> 63:
             raise StateError(f"has a journal of connector {self.spec.name} that can't be")
-        counters = self.counters
+        counters = self._counters
         counters.flips_requested, counters.flips_shown, counters.flips_not_shown = values[14:17]
         counters.requests_refused = values[17]
         self._response = values[18:20]
@@ -254,7 +265,7 @@ class Connector:
     def _save_answered(self, answered: int) -> None:
         in_prod, event_id = self._events.position
         cookies = [flip.fb_cookie for flip in self._open]
-        counters = self.counters
+        counters = self._counters
         self._journal.save(
             answered,
             in_prod,
@@ -276,6 +287,7 @@ class Connector:
     def _woken(self) -> None:
         """The frontend has notified. A flip that nothing has to be waited for is served at once: a
         task's turn costs more than the flip."""
+        self.reclaim()
         try:
             if not (self._waits and self._serve_flip()):
                 self._wake.set()
@@ -302,7 +314,7 @@ class Connector:
         """The frontend can't be served any more. A bug of ours must not look like a silent frontend."""
         self._waits = False
         if isinstance(error, RingError):
-            self.counters.protocol_errors += 1
+            self._counters.protocol_errors += 1
         elif not isinstance(error, OSError):
             log.error("internal error", exc_info=error, extra=fields(**self._fields))
             return self._broken(f"internal error: {error}")
@@ -372,7 +384,7 @@ class Connector:
 
     def _refused(self, operation: int, error: Exception) -> None:
         """Count and log a refused request; the log is rate limited per connector."""
-        self.counters.requests_refused += 1
+        self._counters.requests_refused += 1
         if self._quiet.allow(self._loop.time()):
             log.warning(
                 "request refused",
@@ -432,7 +444,7 @@ class Connector:
         flip = Flip(cookie)
         self._open.append(flip)
         self._flip_time = self._loop.time()
-        self.counters.flips_requested += 1
+        self._counters.flips_requested += 1
         return flip
 
     async def _drawn(self, cookie: int) -> Framebuffer:
@@ -471,26 +483,113 @@ class Connector:
     def _answer_flip(self, flip: Flip) -> None:
         self._turn.set()
         if flip.shown:
-            self.counters.flips_shown += 1
+            self._counters.flips_shown += 1
             self._frame_time = self._loop.time()
         else:
-            self.counters.flips_not_shown += 1
+            self._counters.flips_not_shown += 1
         try:
             self._events.write_flip(flip.fb_cookie)
         except RingError as error:
-            self.counters.events_dropped += 1
+            self._counters.events_dropped += 1
             if self._quiet.allow(self._loop.time()):
                 log.warning("event dropped", extra=fields(**self._fields, reason=error))
             return
         self._save()
         self._events.publish()
         self._notify(self.evt_port)
+        self._lend()
 
     def _notify(self, port: int) -> None:
         try:
             self._ports.notify(port)
         except OSError as error:
             self._broken(str(error))
+
+    # -- flips in C's hands (lane.py)
+
+    def _lend(self) -> None:
+        """Let C serve what comes, if nothing is under way and it is likely to be a flip."""
+        lane, configuration, caches = self._lane, self.configuration, self._scene.caches
+        if lane is None or configuration is None or self.window is None or (caches and caches.needed):
+            return
+        if self._open or not self._waits or self._wake.is_set() or self._replayed >= 0:
+            return
+        picture = self.window.picture
+        if not picture.idle:
+            return
+        pictures = self._pictures(configuration, picture)[: lane.ROOM]
+        if not pictures:
+            return
+        lane.lend(
+            (self._requests.page, self._events.page, self._journal.memory),
+            (self.req_port, self.evt_port),
+            picture.surface,
+            picture.presentation.due,
+            self._numbers(),
+            [(f.cookie, image, self._framebuffers.copied(f, crop)) for f, image, crop in pictures],
+        )
+
+    def _pictures(self, configuration: Configuration, picture: Picture) -> list[tuple[Framebuffer, Image, Crop]]:
+        """The framebuffers that C may flip to; the first one is shown now. None if that can't be one of them."""
+        found = []
+        for framebuffer in self._framebuffers:
+            image, crop = framebuffer.image, configuration.crop(framebuffer)
+            if image and picture.repeats(image, crop):
+                found.append((framebuffer, image, crop))
+        found.sort(key=lambda entry: not picture.shows(entry[1]))
+        return found if found and picture.shows(found[0][1]) else []
+
+    def _numbers(self) -> dict[str, int | tuple[int, ...]]:
+        """The fields of struct journal."""
+        in_prod, event_id = self._events.position
+        counters = self._counters
+        return {
+            "answered": self._requests.answered,
+            "in_prod": in_prod,
+            "event_id": event_id,
+            "last_flip": self._last_flip,
+            "fb_cookie": self.configuration.fb_cookie if self.configuration else 0,
+            "requested": counters.flips_requested,
+            "shown": counters.flips_shown,
+            "not_shown": counters.flips_not_shown,
+            "refused": counters.requests_refused,
+            "response": self._response,
+        }
+
+    def reclaim(self) -> None:
+        """Take back what C serves: whatever looks at a flip's state, or changes it, begins with this."""
+        lane = self._lane
+        if lane is None or not lane.reclaim():
+            return
+        served = lane.values
+        values = served.values
+        self._requests.go_on(values.answered)
+        self._events.go_on(values.in_prod, values.event_id)
+        self._last_flip = values.last_flip
+        self._response = tuple(values.response)
+        if self.configuration:
+            self.configuration.fb_cookie = values.fb_cookie
+        counters = self._counters
+        counters.flips_requested, counters.flips_shown = values.requested, values.shown
+        self._flip_time = max(self._flip_time, served.committed)
+        self._frame_time = max(self._frame_time, served.answered_at)
+        self._scene.pixel_bytes_copied += served.copied
+        flight = None
+        if served.flying:
+            flip = Flip(values.cookies[0])
+            self._open.append(flip)
+            flight = lane.flight(functools.partial(self._flip_done, flip))
+        if self.window:
+            self.window.picture.go_on(lane.shown, flight)
+
+    def _resume(self) -> None:
+        """C can't go on, and doesn't say why: whatever it may have left is done."""
+        self.reclaim()
+        self._notify(self.req_port)
+        self._notify(self.evt_port)
+        if self.window:
+            self.window.picture.settle()
+        self._wake.set()
 
     # -- what is shown
 
@@ -510,6 +609,7 @@ class Connector:
 
     def show_again(self, framebuffer: Framebuffer) -> None:
         """Present a framebuffer whose wl_buffer came late, if it is what should be shown."""
+        self.reclaim()
         configuration = self.configuration
         if configuration and configuration.fb_cookie == framebuffer.cookie:
             self._present(framebuffer, None)
@@ -527,6 +627,12 @@ class Connector:
         try:
             self.window = Window(compositor, *self._names(), size, self._settings, display.hidden_flips_per_second)
             compositor.seats.add(self.window, self._scene.inputs.at(self.spec.name))
+            pump = loop.current()
+            if pump:
+                from .lane import Lane
+
+                self._lane = Lane(pump, self._resume)
+                compositor.at_end[self] = self.reclaim
         except (ConnectionLost, ImportRefused, OSError) as error:
             if self._quiet.allow(self._loop.time()):
                 log.error("window can't be opened", extra=fields(**self._fields, reason=error))
@@ -543,15 +649,19 @@ class Connector:
 
     def close_window(self, *, answer: bool = True) -> None:
         """Unplug it; flips still open are answered as not shown."""
+        self.reclaim()
+        self._lane = None
         window, self.window = self.window, None
         if window:
             if self._scene.compositor:
+                self._scene.compositor.at_end.pop(self, None)
                 self._scene.compositor.seats.remove(window)
             window.destroy()
         self._give_up_flips(answer)
 
     def blank(self) -> None:
         """Show nothing of the guest; flips still open are answered as not shown."""
+        self.reclaim()
         if self.window:
             self.window.blank()
         self._give_up_flips(True)
@@ -565,6 +675,7 @@ class Connector:
 
     def drop(self, framebuffer: Framebuffer) -> None:
         """Show a framebuffer no longer, which is about to go; the next flip is shown again."""
+        self.reclaim()
         configuration = self.configuration
         if configuration and configuration.fb_cookie == framebuffer.cookie:
             configuration.fb_cookie = 0
@@ -587,6 +698,7 @@ class Connector:
             self._present(framebuffer, None)
 
     def status(self) -> ConnectorStatus:
+        self.reclaim()
         configuration = self.configuration
         return ConnectorStatus(
             self.spec.index,
@@ -603,7 +715,7 @@ class Connector:
             flip_age=self._age(self._flip_time),
             frame_age=self._age(self._frame_time),
             warning=self.spec.warning,
-            **vars(self.counters),
+            **vars(self._counters),
         )
 
     def _age(self, then: float) -> int:

@@ -182,6 +182,8 @@ class Device:
 
     def compositor_lost(self) -> None:
         """Forget every Wayland object; the DomU's pages stay mapped and backed."""
+        for connector in self.connectors:
+            connector.reclaim()
         self.framebuffers.suspect()
         for connector in self.connectors:
             connector.close_window()

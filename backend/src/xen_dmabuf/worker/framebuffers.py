@@ -48,6 +48,11 @@ class Framebuffer:
         return StoredFramebuffer(self.cookie, self.buffer.cookie, self.width, self.height, self.pixel_format)
 
 
+def _lines(buffer: DisplayBuffer, crop: geometry.Crop) -> tuple[int, int]:
+    """First byte and length of a buffer's lines that are shown."""
+    return buffer.data_ofs + crop.y * buffer.stride, crop.height * buffer.stride
+
+
 class Framebuffers:
     """Owns the wl_buffers. ``on_drop(framebuffer)`` is called before one goes,
     ``on_late(framebuffer)`` when its wl_buffer came after FB_ATTACH was answered."""
@@ -211,10 +216,16 @@ class Framebuffers:
         assert backing.dmabuf is not None
         return await compositor.import_dmabuf(backing.dmabuf, *size, *layout)
 
+    def copied(self, framebuffer: Framebuffer, crop: geometry.Crop) -> tuple[memoryview, memoryview] | None:
+        """Where the lines that are shown are copied to and from; None: they aren't copied."""
+        buffer = framebuffer.buffer
+        if not isinstance(buffer.backing, CopyBacking):
+            return None
+        return buffer.backing.views(*_lines(buffer, crop))
+
     def _copy(self, buffer: DisplayBuffer, backing: CopyBacking, crop: geometry.Crop) -> None:
         """Copy the lines that are shown."""
-        start = buffer.data_ofs + crop.y * buffer.stride
-        self._scene.pixel_bytes_copied += backing.copy(start, crop.height * buffer.stride)
+        self._scene.pixel_bytes_copied += backing.copy(*_lines(buffer, crop))
 
     # -- detaching
 

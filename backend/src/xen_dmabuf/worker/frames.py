@@ -9,9 +9,11 @@ releases. In the asyncio thread.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ..pump.loop import orphans
 from .protocols import Proxy, WlCallback, WlSurface, ffi, lib
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ _ALL = 0x7FFFFFFF
 
 def attach_arguments(buffer: Proxy) -> Any:
     """What attach() needs of a wl_buffer: a C array that is valid as long as the wl_buffer."""
-    arguments = ffi.new("union wl_argument[3]")
+    arguments: Any = ffi.new("union wl_argument[3]")
     arguments[0].o = ffi.cast("struct wl_object *", buffer._ptr)
     return arguments
 
@@ -42,7 +44,7 @@ class Callback:
     def __init__(self, dispatcher: _Dispatcher) -> None:
         self.committed = 0.0
         self.dispatcher = dispatcher
-        self.handle = ffi.new_handle(self)
+        self.handle: Any = ffi.new_handle(self)
         self.pointer: Any = None
 
 
@@ -63,22 +65,22 @@ class Frames:
     def __init__(self, compositor: Compositor, surface: Proxy, done: Callable[[Callback], None]) -> None:
         """``done`` hears each answered callback that wasn't forgotten."""
         self._compositor = compositor
-        self._pointer = ffi.cast("struct wl_proxy *", surface._ptr)
+        self.pointer: Any = ffi.cast("struct wl_proxy *", surface._ptr)
         self._done = done
-        self._damage = ffi.new("union wl_argument[4]", [{"i": 0}, {"i": 0}, {"i": _ALL}, {"i": _ALL}])
-        self._new = ffi.new("union wl_argument[1]")
+        self.everything: Any = ffi.new("union wl_argument[4]", [{"i": 0}, {"i": 0}, {"i": _ALL}, {"i": _ALL}])
+        self._new: Any = ffi.new("union wl_argument[1]")
         self._dispatcher = _Dispatcher([self._on_done])
         self._open: set[Callback] = set()
         self._free: list[Callback] = []
-        compositor.frames.add(self)
+        compositor.at_end[self] = self.close
 
     def attach(self, arguments: Any) -> None:
         """``arguments``: of attach_arguments()."""
-        lib.wl_proxy_marshal_array(self._pointer, _ATTACH, arguments)
+        lib.wl_proxy_marshal_array(self.pointer, _ATTACH, arguments)
 
     def damage(self) -> None:
         """All of the buffer."""
-        lib.wl_proxy_marshal_array(self._pointer, _DAMAGE, self._damage)
+        lib.wl_proxy_marshal_array(self.pointer, _DAMAGE, self.everything)
 
     def callback(self, now: float) -> Callback:
         """Ask for the next commit's frame event."""
@@ -86,18 +88,28 @@ class Frames:
         callback.committed = now
         self._new[0].o = ffi.NULL
         pointer = callback.pointer = lib.wl_proxy_marshal_array_constructor(
-            self._pointer, _FRAME, self._new, WlCallback._ptr
+            self.pointer, _FRAME, self._new, WlCallback._ptr
         )
         lib.wl_proxy_add_dispatcher(pointer, lib.dispatcher_func, callback.handle, ffi.NULL)
         self._open.add(callback)
         return callback
 
     def commit(self) -> None:
-        lib.wl_proxy_marshal_array(self._pointer, _COMMIT, ffi.NULL)
+        lib.wl_proxy_marshal_array(self.pointer, _COMMIT, ffi.NULL)
+
+    def adopt(self, address: int, committed: float) -> Callback:
+        """A callback that C has asked for, and will be told of through the pump."""
+        callback = self._free.pop() if self._free else Callback(self._dispatcher)
+        callback.committed = committed
+        callback.pointer = ffi.cast("struct wl_proxy *", ffi.cast("uintptr_t", address))  # type: ignore[type-var]  # the stubs know structs
+        orphans[address] = functools.partial(self._on_done, callback)
+        self._open.add(callback)
+        return callback
 
     def forget(self, callback: Callback) -> None:
         """It isn't heard any more, and may be used again. Idempotent."""
         if callback in self._open:
+            orphans.pop(int(ffi.cast("uintptr_t", callback.pointer)), None)
             self._open.discard(callback)
             lib.wl_proxy_destroy(callback.pointer)
             callback.pointer = None
@@ -112,5 +124,5 @@ class Frames:
         """Idempotent."""
         for callback in list(self._open):
             self.forget(callback)
-        self._pointer = None  # of an object that may be gone
-        self._compositor.frames.discard(self)
+        self.pointer = None  # of an object that may be gone
+        self._compositor.at_end.pop(self, None)

@@ -16,6 +16,7 @@ from .frames import attach_arguments
 from .protocols import Proxy
 
 if TYPE_CHECKING:
+    from .lane import Lane
     from .picture import Picture
 
 log = logging.getLogger(__name__)
@@ -42,9 +43,12 @@ class Image:
         self.shown_at: float | None = None
         """When it was committed first (loop time)."""
         self.fill: Callable[[Crop], None] | None = None
+        self.lane: Lane | None = None
+        """Which shows it now without Python."""
+        self.index = -1
+        self.dmabuf = dmabuf
         self._waiting = -1
         self._fences: select.poll | None = None
-        self._dmabuf = dmabuf
         if dmabuf >= 0:
             self._fences = select.poll()
             self._fences.register(dmabuf, select.POLLOUT)
@@ -69,14 +73,23 @@ class Image:
         """Another takes its place there."""
         self.users.discard(picture)
 
+    @property
+    def waiting(self) -> bool:
+        """For the GPU's fences."""
+        return self._waiting >= 0
+
     def _on_release(self, _buffer: Proxy) -> None:
+        if self.lane:
+            if self.lane.released(self.index):
+                return
+            self.lane.resume()
         if self._waiting >= 0:
             return
         if self._fences is None or self._fences.poll(0):
             self._released()
             return
         try:
-            self._waiting = os.dup(self._dmabuf)  # several images may share one
+            self._waiting = os.dup(self.dmabuf)  # several images may share one
             asyncio.get_running_loop().add_writer(self._waiting, self._read)
         except OSError as error:
             # the DomU may draw a moment too early; without an answer to its flip its screen would be gone

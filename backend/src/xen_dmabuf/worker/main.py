@@ -38,6 +38,7 @@ from ..link.messages import (
 )
 from ..linux import process
 from ..log import fields
+from ..pump.loop import new_loop
 from .statefile import StateError
 from .worker import Worker
 
@@ -181,7 +182,8 @@ def main(domid: int, files: dict[str, int], answered: int, answered_at: float) -
                 "flips of the last process answered",
                 extra=fields(domid=domid, flips=answered, after=f"{process.age(answered_at):.2f} s"),
             )
-        return asyncio.run(_run(domid, files))
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            return runner.run(_run(domid, files))
     except (UserError, OSError) as error:
         log.error("worker ends", extra=fields(domid=domid, reason=error))
         return 2

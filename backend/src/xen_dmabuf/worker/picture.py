@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from .. import limits
 from ..displif.geometry import Crop
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from .image import Image
 
 _MAX_CALLBACKS = 2  # of a hidden window: it must not pile up objects in the compositor
+_RESOLUTION = 0.001  # a timer of asyncio may come as much too early
 _IN_TIME = 0.5  # a frame event that comes later is the heartbeat of a covered window (KWin: 1 Hz)
 
 
@@ -41,6 +43,18 @@ class _Pending:
         self.deadline = deadline
         self.drawn = False
         self.expired = False
+
+
+@dataclass
+class Flight:
+    """A presentation that C began. ``committed``: loop time; ``callback``: the address of its frame
+    callback, 0: it was answered."""
+
+    done: Callable[[bool], None]
+    replaced: Image | None
+    committed: float
+    drawn: bool
+    callback: int
 
 
 class Picture:
@@ -97,6 +111,8 @@ class Picture:
 
     def present(self, image: Image, crop: Crop, done: Callable[[bool], None] | None, wait_release: bool) -> None:
         """Show ``crop`` of ``image``; ``done`` is called once, unless it is forgotten."""
+        if image.lane:
+            image.lane.resume()
         previous = self._shown or self._next
         replaced = previous[0] if previous and previous[0] is not image else None
         if done:
@@ -154,6 +170,41 @@ class Picture:
                 if proxy is not None:
                     proxy.destroy()
         self._surface = self._subsurface = self._viewport = None
+
+    # -- in C's hands
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody waits, and the compositor draws what is committed."""
+        waits = self._pending or self._callbacks or self._next
+        return self._ready and self._shown is not None and not waits and not self.hidden and self._alive()
+
+    def repeats(self, image: Image, crop: Crop) -> bool:
+        """Whether to show an image again takes nothing but its commit, and concerns nobody else."""
+        same = self._laid_out == (crop, image.width, image.height)
+        return same and image.watchers == {self} and not image.waiting
+
+    @property
+    def surface(self) -> tuple[Any, Any]:
+        """Its pointer, and the arguments of damage_buffer."""
+        return self._frames.pointer, self._frames.everything
+
+    def go_on(self, image: Image, flight: Flight | None) -> None:
+        """``image`` is shown now, and a flight under way."""
+        assert self._shown
+        if self._shown[0] is not image:
+            self._shown[0].leave(self)
+            image.users.add(self)
+            self._shown = (image, self._shown[1])
+        if flight is None:
+            return
+        deadline = flight.committed + limits.HIDDEN
+        pending = _Pending(flight.done, flight.replaced, deadline)
+        pending.drawn = flight.drawn
+        self._pending.append(pending)
+        if flight.callback:
+            self._callbacks.append(self._frames.adopt(flight.callback, flight.committed))
+        self._watch(deadline)
 
     # -- commits
 
@@ -231,7 +282,7 @@ class Picture:
 
     def _expire(self) -> None:
         self._timer = None
-        now = self._loop.time() + self._loop._clock_resolution
+        now = self._loop.time() + _RESOLUTION
         for pending in self._pending:
             if pending.deadline <= now and not pending.expired:
                 pending.expired = True

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
+from ..pump.loop import current
 from ..xen.evtchn import Evtchn
 
 _BURST = 500  # events of one port within _WINDOW that are taken at once
@@ -22,10 +24,15 @@ class Ports:
         self._callbacks: dict[int, Callable[[], None]] = {}
         self._counts: dict[int, tuple[float, int]] = {}
         self.throttled = 0
+        self._pump = current()
+        if self._pump:
+            self._pump.state.evtchn = evtchn.fd
         self._loop.add_reader(evtchn.fd, self._readable)
 
     def close(self) -> None:
         if self.evtchn.fd >= 0:
+            if self._pump:
+                self._pump.state.evtchn = -1
             self._loop.remove_reader(self.evtchn.fd)
             self.evtchn.close()
 
@@ -50,10 +57,9 @@ class Ports:
         self.evtchn.notify(port)
 
     def _readable(self) -> None:
-        try:
-            ports = self.evtchn.read()
-        except BlockingIOError:
-            return
+        ports = self._pump.take_ports() if self._pump else []
+        with contextlib.suppress(BlockingIOError):
+            ports += self.evtchn.read()
         for port in ports:
             callback = self._callbacks.get(port)
             if callback is None:

@@ -26,6 +26,11 @@ class Presentation:
         self.latency = -1
         self.missed = 0
 
+    @property
+    def due(self) -> float:
+        """When the next sample is (loop time)."""
+        return float("inf") if self._manager is None else self._last + _INTERVAL
+
     def sample(self, surface: Proxy, now: float) -> None:
         """Before a commit at loop time ``now``: ask about it, if the last sample is old enough."""
         if self._manager is None or self._feedback is not None:

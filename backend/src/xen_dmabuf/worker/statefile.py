@@ -48,7 +48,7 @@ class Journal:
     _FIXED = struct.Struct("@5I")
 
     def __init__(self, memory: memoryview) -> None:
-        self._memory = memory
+        self.memory = self._memory = memory
 
     def save(self, *values: int) -> None:
         (valid,) = _U32.unpack_from(self._memory, 2 * _RECORD)

@@ -134,6 +134,11 @@ class Window:
         self._compositor.flush()
 
     @property
+    def picture(self) -> Picture:
+        """What the connector shows on it."""
+        return self._picture
+
+    @property
     def hidden(self) -> bool:
         return self._picture.hidden
 

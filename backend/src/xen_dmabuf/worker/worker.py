@@ -36,6 +36,7 @@ from ..link.messages import (
 )
 from ..linux.memory import fence
 from ..log import fields
+from ..pump import loop
 from ..xen.evtchn import Evtchn
 from ..xen.gntdev import Gntdev
 from .backing import BackingFactory
@@ -445,6 +446,7 @@ class Worker:
             self._driver,
             caches.state if caches else "",
             caches.written_back if caches else 0,
+            "compiled" if loop.current() else "python",
             self._ports.throttled if self._ports else 0,
             scene.pixel_bytes_copied,
             self._releases.pages_late,
