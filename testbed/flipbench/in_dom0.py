@@ -309,7 +309,7 @@ def _system_calls(domus: list[DomU], order: Order, worker: int) -> float:
     """How many the worker makes a flip, by strace, which makes each of them slow."""
     if not order.strace:
         return -1
-    counted = Path("/run/flip-bench/strace")
+    counted = Path("/run/flip-bench/counted")
     tracer = subprocess.Popen([order.strace, "-c", "-f", "-qq", "-o", str(counted), "-p", str(worker)])
     tracing = Path(f"/proc/{worker}/status")
     end = time.monotonic() + CONNECT_SECONDS
