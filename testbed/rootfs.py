@@ -193,6 +193,7 @@ def _backend(root: Path) -> None:
             str(work),
             str(layout.BACKEND),
         ],
+        env={"XEN_DMABUF_PUMP": "none"},  # this machine's code would be in it
         what="backend package",
     )
     for script in (work / "bin").iterdir():
@@ -202,6 +203,7 @@ def _backend(root: Path) -> None:
     shutil.rmtree(work / "bin")
     shutil.copytree(work, target, dirs_exist_ok=True)
     shutil.rmtree(work)
+    guest_programs.build_pump(root.parent, target / "xen_dmabuf/pump/_pump.abi3.so")
     process.run(["make", "-C", str(layout.BACKEND / "data"), "install", f"DESTDIR={root}"], what="the backend's files")
     process.run(
         [
@@ -228,7 +230,8 @@ def _hostile_frontend(root: Path) -> None:
 def _backend_library(root: Path) -> None:
     """What those tests import in a DomU: the backend's modules, without its program, units and Wayland."""
     target = root / DIST_PACKAGES / "xen_dmabuf"
-    shutil.copytree(layout.BACKEND / "src/xen_dmabuf", target, ignore=shutil.ignore_patterns("__pycache__"))
+    not_needed = shutil.ignore_patterns("__pycache__", "*.c", "*.h", "*.so")
+    shutil.copytree(layout.BACKEND / "src/xen_dmabuf", target, ignore=not_needed)
     process.run(
         [*_emulated(root, "python3"), "-m", "compileall", "-q", "-s", str(root), str(target)], what="Python byte code"
     )
@@ -336,6 +339,8 @@ def build_dom0(kernel: Path, guest_kernel: Path) -> Path:
                 layout.BACKEND / "data",
                 layout.BACKEND / "tests",
                 layout.BACKEND / "pyproject.toml",
+                layout.BACKEND / "pump_build.py",
+                layout.BACKEND / "setup.py",
             ]
         ),
         "recipe": cache.digest([Path(__file__)]),

@@ -6,8 +6,8 @@ SECTION = "graphics"
 LICENSE = "MIT"
 LIC_FILES_CHKSUM = "file://${COMMON_LICENSE_DIR}/MIT;md5=0835ade698e0bcf8506ecda2f7b4f302"
 
-# Not linked; it makes sure at parse time that MACHINE has one.
-DEPENDS = "virtual/libgbm"
+# The first isn't linked; it makes sure at parse time that MACHINE has one. cffi builds xen_dmabuf.pump._pump.
+DEPENDS = "virtual/libgbm python3-cffi-native"
 
 XEN_DMABUF_SOURCE = "backend"
 inherit xen_dmabuf_source
@@ -65,6 +65,7 @@ RDEPENDS:${PN} += "\
 "
 RDEPENDS:${PN}-modules += "\
     python3-asyncio \
+    python3-cffi \
     python3-core \
     python3-ctypes \
     python3-fcntl \
