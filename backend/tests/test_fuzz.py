@@ -8,9 +8,12 @@ import random
 import signal
 
 import pytest
+from fuzz import sanitized
 from fuzz.__main__ import SHARES, TARGETS, fuzz
 from fuzz.background import INPUTS, SEEDS
 from fuzz.base import Failure, Target
+
+from xen_dmabuf.pump import lib
 
 
 @pytest.mark.beside
@@ -18,6 +21,14 @@ from fuzz.base import Failure, Target
 def test_hostile_inputs(name, beside):
     """Where there are tests of the testbed, conftest has begun it before them."""
     assert beside(name).end() >= INPUTS
+
+
+def test_flips_in_c_under_sanitizers():
+    if lib is None:
+        pytest.skip("LOUD: xen_dmabuf.pump._pump is not built; flips in C are NOT tested")
+    done = sanitized.run(["--inputs", "30000", "--seed", str(SEEDS["random"])])
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout
 
 
 def test_a_failure_says_how_to_repeat_it():

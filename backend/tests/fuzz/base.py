@@ -18,11 +18,13 @@ from typing import Any
 import pytest
 
 from xen_dmabuf import log as logs
+from xen_dmabuf.pump import loop as pump_loop
 
 MOST_SECONDS = 60
 """Of processor time, for one session: they take milliseconds. Who is stopped or starved is not at fault."""
 MOST_TURNS = 20_000
 """Of an event loop without a pause."""
+_WEEK = 7 * 24 * 3600.0
 
 
 class Wrong(AssertionError):
@@ -87,14 +89,15 @@ def _alarm() -> Iterator[None]:
 # -- virtual time
 
 
-class _Selector(selectors.DefaultSelector):
+class _Virtual(selectors.BaseSelector):
     """Where an event loop would sleep, the clock jumps: all that could wake it is in this process."""
 
     now = 0.0
     turns = 0
 
     def select(self, timeout: float | None = None) -> list[Any]:
-        ready = super().select(0)
+        ready = super().select(0)  # type: ignore[safe-super]
+        timeout = self._sooner(timeout)
         self.turns += 1
         check(self.turns < MOST_TURNS, "busy without end: time stands still")
         if not ready and timeout is None:
@@ -104,12 +107,34 @@ class _Selector(selectors.DefaultSelector):
             self.turns = 0
         return ready
 
+    def _sooner(self, timeout: float | None) -> float | None:
+        return timeout
+
+
+class _Selector(_Virtual, selectors.DefaultSelector):
+    pass
+
+
+class _PumpSelector(_Virtual, pump_loop.Selector):
+    """C has the same clock, and may wait for less."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._clock = pump_loop.ffi.callback("double(void)", lambda: self.now)
+        self.state.clock = self._clock
+
+    def _sooner(self, timeout: float | None) -> float | None:
+        patience = pump_loop.lib.pump_patience(self.state) if self.state.lent else _WEEK
+        return min(patience, _WEEK if timeout is None else timeout) if patience < _WEEK else timeout
+
 
 class Loop(asyncio.SelectorEventLoop):
     """Knows every task that was made and every exception that nobody caught."""
 
-    def __init__(self) -> None:
-        self._clock = _Selector()
+    def __init__(self, compiled: bool) -> None:
+        """``compiled``: C may serve flips."""
+        self.pump = _PumpSelector() if compiled else None
+        self._clock: _Selector | _PumpSelector = self.pump or _Selector()
         super().__init__(self._clock)
         self.tasks: list[asyncio.Task[Any]] = []
         self.uncaught: list[dict[str, Any]] = []
@@ -125,9 +150,9 @@ class Loop(asyncio.SelectorEventLoop):
         return task
 
 
-def run(main: Coroutine[Any, Any, Any]) -> Any:
+def run(main: Coroutine[Any, Any, Any], compiled: bool = False) -> Any:
     """As asyncio.run(), in virtual time. Wrong if a task is left or anything raised where nobody looks."""
-    loop = Loop()
+    loop = Loop(compiled)
     asyncio.set_event_loop(loop)
     try:
         result = loop.run_until_complete(main)

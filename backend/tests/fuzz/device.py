@@ -19,6 +19,7 @@ from xen_dmabuf.config import Config, Display, Gpu, Quota
 from xen_dmabuf.displif import fourcc, wire
 from xen_dmabuf.displif.spec import ConnectorSpec
 from xen_dmabuf.linux import ioctl
+from xen_dmabuf.pump import loop as pump_loop
 from xen_dmabuf.worker.backing import BackingFactory
 from xen_dmabuf.worker.device import Device
 from xen_dmabuf.worker.ports import Ports
@@ -516,9 +517,12 @@ def device_session(chance: random.Random, kind: type[Session] = Session) -> int:
         with patched() as patch, strict_log():
             xen.install(patch)
             xen.fail(patch, faults)
+            compiled = chance.random() < 0.5 and pump_loop.lib is not None
+            if compiled:
+                xen.install_pump(patch)
             patch.setattr(os, "memfd_create", faults.wrap(os.memfd_create, "memfd"))
             patch.setattr(os, "ftruncate", faults.wrap(os.ftruncate, "memfd"))
-            return int(run(begin())) + 1
+            return int(run(begin(), compiled)) + 1
     finally:
         with contextlib.suppress(BufferError):
             xen.view.release()
