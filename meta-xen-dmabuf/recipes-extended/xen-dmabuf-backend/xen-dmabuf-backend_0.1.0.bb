@@ -60,12 +60,12 @@ RDEPENDS:${PN} += "\
     ${PN}-modules \
     libatomic \
     libgbm \
+    python3-cffi \
     python3-pywayland \
     python3-systemd \
 "
 RDEPENDS:${PN}-modules += "\
     python3-asyncio \
-    python3-cffi \
     python3-core \
     python3-ctypes \
     python3-fcntl \
