@@ -179,8 +179,9 @@ def test_a_domus_lines_are_heard_among_others(console):
     domu, theirs = console
     os.write(theirs, b"[    0.1] the kernel says\nflip: ready 2\nflip: do")
     assert domu.hear("ready", 5) == [2]
-    os.write(theirs, b"ne 3 4 5 6 7 8\n")
+    os.write(theirs, b"ne 3 4 5 6 7 8\nflip: done 9\n")
     assert domu.hear("done", 5) == [3, 4, 5, 6, 7, 8]
+    assert domu.hear("done", 5) == [9], "a line that came with the one before it"
 
 
 def test_a_domu_that_fails_or_says_nothing_is_an_error(console):
