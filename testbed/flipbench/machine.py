@@ -41,6 +41,11 @@ _STRATEGY = """
 printf '[gpu.default]\\nstrategies = ["{strategy}"]\\n' > /etc/xen-dmabuf/backend.toml.d/flip-bench.toml
 systemctl reload xen-dmabuf-backend
 """
+_SERVER = """
+mkdir -p /run/systemd/system/xen-dmabuf-worker@.service.d
+printf '[Service]\\nEnvironment=XEN_DMABUF_FLIPS={server}\\n' > /run/systemd/system/xen-dmabuf-worker@.service.d/flip-bench.conf
+systemctl daemon-reload
+"""
 
 
 class Bench:
@@ -48,7 +53,7 @@ class Bench:
 
     def __init__(self, dom0: Dom0) -> None:
         self._dom0 = dom0
-        self._renderer = self._strategy = ""
+        self._renderer = self._strategy = self._server = ""
         dom0.run(_SETUP.format(folder=FOLDER))
         built = programs.build()
         for file in (built / programs.DOMU, built / programs.LOCAL, programs.strace() / programs.STRACE, SCRIPT):
@@ -64,6 +69,9 @@ class Bench:
         if row.strategy != self._strategy:
             self._dom0.run(_STRATEGY.format(strategy=row.strategy), timeout=120)
             self._strategy = row.strategy
+        if row.server != self._server:
+            self._dom0.run(_SERVER.format(server=row.server))
+            self._server = row.server
         order = json.dumps(asdict(_order(row)))
         done = self._dom0.try_run(f"python3 {FOLDER}/{SCRIPT.name} '{order}'", timeout=ROW_SECONDS)
         if done.status:

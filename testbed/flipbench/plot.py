@@ -12,7 +12,7 @@ from .results import Result
 _LEFT, _BAR, _GAP, _WIDTH, _VALUE = 240, 18, 8, 420, 90
 _SVG = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""\
 <svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {{ width }} {{ height }}" font-family="sans-serif" font-size="13">
-<!-- SPDX-License-Identifier: MIT; made by flip-bench -->
+<!-- made by flip-bench; SPDX-License-Identifier: MIT -->
 <rect width="{{ width }}" height="{{ height }}" fill="#ffffff"/>
 <text x="10" y="20" font-weight="bold">{{ title }}</text>
 {% for bar in bars %}

@@ -28,6 +28,8 @@ class Row:
     domus: int = 1
     connectors: int = 1
     period: int = 0
+    server: str = "compiled"
+    """Who serves plain flips, as the backend's status has it: "compiled" or "python"."""
 
     @property
     def name(self) -> str:
@@ -40,6 +42,8 @@ class Row:
             parts.append(f"{self.connectors}connectors")
         if self.period:
             parts.append(f"{1_000_000 // self.period}fps")
+        if self.server != "compiled":
+            parts.append(self.server)
         return "-".join(parts)
 
     @property
@@ -58,10 +62,12 @@ def rows() -> list[Row]:
     gl = [Row("map", "gl", size) for size in (SMALL, FULL_HD, LARGE, UHD)]
     gl += [Row("map", "gl", domus=domus) for domus in (2, 4, 8)]
     gl += [Row("map", "gl", connectors=4), Row("map", "gl", period=SLOW_PERIOD)]
+    gl += [Row("map", "gl", server="python")]
     gl += [Row("copy", "gl", size) for size in (SMALL, FULL_HD, LARGE)]
     pixman = [Row("copy", "pixman", size) for size in (SMALL, FULL_HD, LARGE, UHD)]
     pixman += [Row("copy", "pixman", domus=domus) for domus in (2, 4, 8)]
     pixman += [Row("copy", "pixman", connectors=4), Row("copy", "pixman", period=SLOW_PERIOD)]
+    pixman += [Row("copy", "pixman", server="python")]
     return gl + pixman
 
 

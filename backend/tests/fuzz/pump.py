@@ -46,6 +46,7 @@ class _Compositor:
             "prepare_read": ffi.callback("int(void *)", lambda _display: bool(self.queue) and self._rarely()),
             "read_events": ffi.callback("int(void *)", lambda _display: -self._rarely()),
             "dispatch_pending": ffi.callback("int(void *)", self._dispatch),
+            "dispatch_queue": ffi.callback("int(void *, void *)", lambda _display, _queue: -self._rarely()),
             "flush": ffi.callback("int(void *)", lambda _display: -self._rarely()),
         }
 

@@ -280,6 +280,9 @@ static bool hear_compositor(struct pump *pump)
 	}
 	if (pump->read_events(pump->display))
 		return false;
+	/* libwayland's own events (delete_id) come with any queue, and count there */
+	if (pump->dispatch_queue(pump->display, pump->no_events) < 0)
+		return false;
 	more = pump->dispatch_pending(pump->display);
 	if (more < 0)
 		return false;

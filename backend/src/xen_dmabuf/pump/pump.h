@@ -62,12 +62,13 @@ struct pump {
 	int (*prepare_read)(void *display);
 	int (*read_events)(void *display);
 	int (*dispatch_pending)(void *display);
+	int (*dispatch_queue)(void *display, void *queue);
 	int (*flush)(void *display);
 	const void *callback_interface;
 	uint32_t attach, damage, frame, commit;	/* opcodes of wl_surface */
 	/* of the moment */
 	int evtchn, wayland;		/* file descriptors */
-	void *display;
+	void *display, *no_events;	/* a queue of no object */
 	struct lane *lanes[64];
 	size_t lent;			/* so many of them */
 	int heard;			/* events that were dealt with, of those dispatched now */

@@ -95,6 +95,8 @@ class Compositor:
         self.windows: set[Window] = set()
         self.silent = 0
         """Of the events dispatched now, those whose handlers have flushed what they asked for."""
+        self.no_events: object = None
+        """A queue that lane.bind() made; it ends with the connection."""
         self.at_end: dict[object, Callable[[], None]] = {}
         """What to call before the connection ends: of those who have objects that pywayland doesn't know."""
         self.outputs = Outputs(self._outputs_changed)
@@ -118,7 +120,7 @@ class Compositor:
         if pump:
             from .lane import bind
 
-            bind(pump, self, self._display._ptr, self._fd)
+            bind(pump, self, self._display)
         self._registry = self._display.get_registry()
         self._registry.dispatcher["global"] = self._on_global
         self._registry.dispatcher["global_remove"] = self._on_global_remove

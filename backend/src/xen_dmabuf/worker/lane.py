@@ -28,7 +28,7 @@ def address(pointer: Any) -> Any:
     return ffi.cast("void *", int(protocols.ffi.cast("uintptr_t", pointer)))
 
 
-def bind(pump: Selector, compositor: Compositor, display: Any, fd: int) -> None:
+def bind(pump: Selector, compositor: Compositor, display: protocols.Display) -> None:
     """Let C use a compositor's connection, while anything is lent."""
     state = pump.state
     for field, name in (
@@ -39,6 +39,7 @@ def bind(pump: Selector, compositor: Compositor, display: Any, fd: int) -> None:
         ("prepare_read", "wl_display_prepare_read"),
         ("read_events", "wl_display_read_events"),
         ("dispatch_pending", "wl_display_dispatch_pending"),
+        ("dispatch_queue", "wl_display_dispatch_queue_pending"),
         ("flush", "wl_display_flush"),
     ):
         function = protocols.ffi.addressof(protocols.lib, name)  # type: ignore[type-var]  # stubs know structs only
@@ -46,7 +47,9 @@ def bind(pump: Selector, compositor: Compositor, display: Any, fd: int) -> None:
     state.callback_interface = address(WlCallback._ptr)
     for field, name in (("attach", "attach"), ("damage", "damage_buffer"), ("frame", "frame"), ("commit", "commit")):
         setattr(state, field, [request.name for request in WlSurface.requests].index(name))
-    state.display, state.wayland = address(display), fd
+    state.display, state.wayland = address(display._ptr), display.get_fd()
+    compositor.no_events = protocols.EventQueue(display)
+    state.no_events = address(compositor.no_events._ptr)
     pump.flush = compositor.flush
 
 

@@ -9,7 +9,7 @@ import time
 from .protocols import Proxy, WpPresentationFeedback, forgive_dead_objects
 
 forgive_dead_objects(WpPresentationFeedback)
-_INTERVAL = 1.0
+_INTERVAL = 5.0  # seconds; each sample takes a flip out of C's hands (lane.py)
 
 
 class Presentation:

@@ -24,7 +24,7 @@ from ..errors import UserError
 try:
     import pywayland.protocol as _package
     from pywayland import ffi, lib
-    from pywayland.client import Display
+    from pywayland.client import Display, EventQueue
     from pywayland.protocol.wayland import (
         WlCallback,
         WlCompositor,
@@ -89,6 +89,7 @@ def forgive_dead_objects(*interfaces: Proxy) -> None:
 
 __all__ = [
     "Display",
+    "EventQueue",
     "IviApplication",
     "Proxy",
     "WlCallback",
