@@ -42,8 +42,9 @@ printf '[gpu.default]\\nstrategies = ["{strategy}"]\\n' > /etc/xen-dmabuf/backen
 systemctl reload xen-dmabuf-backend
 """
 _SERVER = """
-mkdir -p /run/systemd/system/xen-dmabuf-worker@.service.d
-printf '[Service]\\nEnvironment=XEN_DMABUF_FLIPS={server}\\n' > /run/systemd/system/xen-dmabuf-worker@.service.d/flip-bench.conf
+folder=/run/systemd/system/xen-dmabuf-worker@.service.d
+mkdir -p $folder
+printf '[Service]\\nEnvironment=XEN_DMABUF_FLIPS={server}\\n' > $folder/flip-bench.conf
 systemctl daemon-reload
 """
 
