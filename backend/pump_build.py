@@ -26,6 +26,8 @@ builder.cdef(
     + """
 extern "Python" void callback_done(void *callback);
 typedef int (*port_function)(int evtchn, uint32_t port);
+typedef int (*dispatcher_function)(const void *data, void *target, uint32_t opcode, const void *message,
+                                   void *arguments);
 """
 )
 _sanitize = _SANITIZE if os.environ.get("XEN_DMABUF_SANITIZE") == "1" else []

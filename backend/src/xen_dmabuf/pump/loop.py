@@ -41,9 +41,15 @@ class Selector(selectors.EpollSelector):
         super().__init__()
         self.state = ffi.new("struct pump *", {"evtchn": -1, "wayland": -1})
         self.state.notify, self.state.unmask, self.state.clock = notify, unmask, lib.monotonic
+        lib.buffers_pump = self.state
         self.lanes: dict[Any, Callable[[], None]] = {}
         self.flush: Callable[[], None] = lambda: None
         self._ready = ffi.new(f"struct ready[{_MOST}]")
+
+    def close(self) -> None:
+        if lib.buffers_pump == self.state:
+            lib.buffers_pump = ffi.NULL
+        super().close()
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if not self.state.lent:

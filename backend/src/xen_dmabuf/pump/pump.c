@@ -152,9 +152,9 @@ static int on_done(const void *data, void *target, uint32_t opcode, const void *
 	return 0;
 }
 
-bool lane_released(struct pump *pump, struct lane *lane, int index)
+/* Whether its release ends here: Python waits for the fences of a GPU that still reads it. */
+static bool release(struct pump *pump, struct lane *lane, struct picture *picture)
 {
-	struct picture *picture = &lane->picture[index];
 	struct pollfd fences = { .fd = picture->dmabuf, .events = POLLOUT };
 
 	if (picture->dmabuf >= 0 && poll(&fences, 1, 0) != 1)
@@ -163,6 +163,24 @@ bool lane_released(struct pump *pump, struct lane *lane, int index)
 	pump->heard++;
 	settle(pump, lane);
 	return true;
+}
+
+int (*python_dispatcher)(const void *data, void *target, uint32_t opcode, const void *message, void *arguments);
+struct pump *buffers_pump;
+
+/* "release" is the only event of a wl_buffer */
+int buffer_dispatcher(const void *data, void *target, uint32_t opcode, const void *message, void *arguments)
+{
+	struct pump *pump = buffers_pump;
+
+	for (size_t i = 0; pump && i < pump->lent; i++) {
+		struct lane *lane = pump->lanes[i];
+
+		for (size_t j = 0; j < lane->pictures; j++)
+			if (lane->picture[j].buffer == target && release(pump, lane, &lane->picture[j]))
+				return 0;
+	}
+	return python_dispatcher(data, target, opcode, message, arguments);
 }
 
 /* -- the request */

@@ -17,6 +17,7 @@ struct journal {
 
 struct picture {
 	uint64_t cookie;
+	void *buffer;		/* struct wl_proxy of its wl_buffer */
 	void *attach;		/* union wl_argument[3] of wl_surface.attach */
 	int dmabuf;		/* whose fences are polled when it is released, -1: none */
 	bool busy;		/* from the commit until the compositor has released it and the GPU has read it */
@@ -101,8 +102,14 @@ double pump_patience(struct pump *pump);
 bool lane_lend(struct pump *pump, struct lane *lane);
 void lane_reclaim(struct pump *pump, struct lane *lane);
 
-/* wl_buffer.release of picture[index]; false: it is Python's, which waits for the GPU's fences. */
-bool lane_released(struct pump *pump, struct lane *lane, int index);
+/*
+ * A wl_dispatcher_func_t for wl_buffers: the release of a lent picture is dealt with, unless the GPU's
+ * fences have to be waited for; all else goes to python_dispatcher.
+ */
+int buffer_dispatcher(const void *data, void *target, uint32_t opcode, const void *message, void *arguments);
+extern int (*python_dispatcher)(const void *data, void *target, uint32_t opcode, const void *message, void *arguments);
+/* Whose lanes they are. */
+extern struct pump *buffers_pump;
 
 /* A full barrier among CPUs. */
 void fence(void);

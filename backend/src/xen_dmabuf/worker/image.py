@@ -45,7 +45,6 @@ class Image:
         self.fill: Callable[[Crop], None] | None = None
         self.lane: Lane | None = None
         """Which shows it now without Python."""
-        self.index = -1
         self.dmabuf = dmabuf
         self._waiting = -1
         self._fences: select.poll | None = None
@@ -80,9 +79,7 @@ class Image:
 
     def _on_release(self, _buffer: Proxy) -> None:
         if self.lane:
-            if self.lane.released(self.index):
-                return
-            self.lane.resume()
+            self.lane.resume()  # C deals with it, unless there are fences to wait for
         if self._waiting >= 0:
             return
         if self._fences is None or self._fences.poll(0):

@@ -16,7 +16,7 @@ from ..pump import ffi, lib
 from ..pump.loop import Selector
 from . import protocols
 from .picture import Flight
-from .protocols import WlCallback, WlSurface
+from .protocols import Dispatcher, WlBuffer, WlCallback, WlSurface
 
 if TYPE_CHECKING:
     from .compositor import Compositor
@@ -26,6 +26,34 @@ if TYPE_CHECKING:
 def address(pointer: Any) -> Any:
     """A pointer of pywayland's as one of the pump's."""
     return ffi.cast("void *", int(protocols.ffi.cast("uintptr_t", pointer)))
+
+
+class _Buffer(WlBuffer.proxy_class):  # type: ignore[misc, valid-type]  # made when it runs
+    """A wl_buffer whose events C hears first. libwayland takes one dispatcher for an object, so this does
+    what pywayland's Proxy does to begin with, with another one."""
+
+    def __init__(self, pointer: Any, display: Any) -> None:
+        self.user_data = None
+        self.dispatcher = Dispatcher(self.interface.events)
+        self._display = display
+        display._children.add(self)
+        self._ptr: Any = protocols.ffi.gc(
+            protocols.ffi.cast("struct wl_proxy *", pointer), protocols.lib.wl_proxy_destroy
+        )
+        self._handle: Any = protocols.ffi.new_handle(self)
+        dispatcher: Any = protocols.ffi.cast("wl_dispatcher_func_t", _address_of(lib.buffer_dispatcher))
+        protocols.lib.wl_proxy_add_dispatcher(self._ptr, dispatcher, self._handle, protocols.ffi.NULL)
+        self.interface.registry[self._ptr] = self
+
+
+def _address_of(function: Any) -> Any:
+    """A function of the pump's as a pointer of pywayland's."""
+    number = int(ffi.cast("uintptr_t", ffi.addressof(lib, function.__name__)))
+    return protocols.ffi.cast("void *", number)  # type: ignore[type-var]  # the stubs know structs
+
+
+WlBuffer.proxy_class = _Buffer
+lib.python_dispatcher = ffi.cast(ffi.typeof(lib.python_dispatcher), address(protocols.lib.dispatcher_func))
 
 
 def bind(pump: Selector, compositor: Compositor, display: protocols.Display) -> None:
@@ -103,7 +131,8 @@ class Lane:
         lane.pictures, lane.shown = len(pictures), 0
         for index, picture in enumerate(self._pictures):
             image, entry = picture.image, lane.picture[index]
-            image.lane, image.index = self, index
+            image.lane = self
+            entry.buffer = address(image.buffer._ptr)
             entry.cookie, entry.attach = picture.cookie, address(image.attach)
             entry.dmabuf, entry.busy = image.dmabuf, image.busy
             entry.copy_to = entry.copy_from = ffi.NULL
@@ -151,7 +180,3 @@ class Lane:
         replaced = self._pictures[lane.replaced].image if lane.replaced >= 0 else None
         callback = int(ffi.cast("uintptr_t", lane.callback))
         return Flight(done, replaced, lane.committed, bool(lane.drawn), callback)
-
-    def released(self, index: int) -> bool:
-        """As lane_released()."""
-        return bool(lib.lane_released(self._pump.state, self.values, index))

@@ -25,7 +25,9 @@ try:
     import pywayland.protocol as _package
     from pywayland import ffi, lib
     from pywayland.client import Display, EventQueue
+    from pywayland.dispatcher import Dispatcher
     from pywayland.protocol.wayland import (
+        WlBuffer,
         WlCallback,
         WlCompositor,
         WlKeyboard,
@@ -88,10 +90,12 @@ def forgive_dead_objects(*interfaces: Proxy) -> None:
 
 
 __all__ = [
+    "Dispatcher",
     "Display",
     "EventQueue",
     "IviApplication",
     "Proxy",
+    "WlBuffer",
     "WlCallback",
     "WlCompositor",
     "WlKeyboard",
