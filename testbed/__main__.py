@@ -60,6 +60,13 @@ def _oe_test(arguments: argparse.Namespace) -> int:
     return 1 if oetest.run(arguments.oe_core, BUILD / "oe-test", arguments.tests) else 0
 
 
+def _layer_build(arguments: argparse.Namespace) -> int:
+    from .layerbuild import kernel, run  # kas and YAML, which nothing else here needs
+
+    wanted = run.Wanted(arguments.trees, arguments.release, arguments.sources, kernel.Until(arguments.kernel))
+    return run.run(wanted, BUILD / "layer-build")
+
+
 def _host_packages(_: argparse.Namespace) -> int:
     host.install([*host.TESTBED, *host.TESTS])
     return 0
@@ -82,6 +89,7 @@ COMMANDS = {
     "view": (_view, "boot a kiosk with a guest's desktop, to sit down and use: in a window, else by VNC"),
     "shell": (_shell, "boot, print how to reach Dom0 by SSH, wait"),
     "oe-test": (_oe_test, "run the image tests by oe-core's own oe-test against the testbed's Dom0"),
+    "layer-build": (_layer_build, "build the layer's recipes by real bitbake; writes build/layer-build"),
     "host-packages": (_host_packages, "install the Debian packages that the testbed and all tests need (root)"),
     "clean-cache": (_clean_cache, "remove the cache folder"),
 }
@@ -103,6 +111,11 @@ def main() -> int:
         if name == "oe-test":
             command.add_argument("oe_core", type=Path, help="a clone of openembedded-core")
             command.add_argument("tests", nargs="*", help="modules, module.Class or module.Class.method (default: all)")
+        elif name == "layer-build":
+            command.add_argument("trees", help="the folder with the trees (OE_TREES), see docs/testing.md")
+            command.add_argument("--release", nargs="+", default=["wrynose", "scarthgap"], help="default: both")
+            command.add_argument("--sources", default="", help="a folder with what the network would give (OE_SOURCES)")
+            command.add_argument("--kernel", choices=("none", "checked", "compiled"), default="checked")
     arguments = parser.parse_args()
     try:
         status: int = arguments.function(arguments)

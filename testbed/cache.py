@@ -92,14 +92,15 @@ def is_full() -> bool:
     return shutil.disk_usage(root()).free < FULL_BELOW
 
 
-def _folder(name: str, inputs: dict[str, str]) -> Path:
+def folder(name: str, inputs: dict[str, str]) -> Path:
+    """The folder of a product with these inputs, whether it exists or not."""
     key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
     return root() / f"{name}-{key}"
 
 
 def is_built(name: str, inputs: dict[str, str]) -> bool:
     """Whether :func:`stage` would build nothing."""
-    return _folder(name, inputs).exists()
+    return folder(name, inputs).exists()
 
 
 def _is_used(final: Path) -> bool:
@@ -117,7 +118,7 @@ def stage(name: str, inputs: dict[str, str], build: Callable[[Path], None]) -> P
     ``build`` gets an empty folder and fills it; the folder becomes visible under its key only
     when it is complete, so an interrupted run never leaves a half product.
     """
-    final = _folder(name, inputs)
+    final = folder(name, inputs)
     if _is_used(final):  # also while another run builds another version
         say(f"{name}: cached")
         return final

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from . import cache, process
@@ -105,29 +106,40 @@ class Archive(Apt):
 
     def version(self, package: str) -> str:
         """The version that would be installed."""
-        text = process.run(["apt-cache", *self._options(), "policy", package], what=package)
-        found = re.search(r"Candidate: (\S+)", text)
-        if not found or found[1] == "(none)":
-            raise TestbedError(f'Debian {self.suite} has no package "{package}"; is the archive complete?')
-        return found[1]
+        return self.versions([package])[package]
 
-    def unpack(self, packages: list[str], folder: Path) -> None:
-        """Download packages (not their dependencies) and unpack them into a folder."""
+    def versions(self, packages: Sequence[str]) -> dict[str, str]:
+        """The versions that would be installed."""
+        text = process.run(["apt-cache", *self._options(), "policy", *packages], what=" ".join(packages))
+        found = dict(re.findall(r"^(\S+):\n  Installed: .*\n  Candidate: (\S+)", text, re.M))
+        for package in packages:
+            if found.get(package, "(none)") == "(none)":
+                raise TestbedError(f'Debian {self.suite} has no package "{package}"; is the archive complete?')
+        return {package: found[package] for package in packages}
+
+    def fetch(self, packages: Sequence[str]) -> dict[str, Path]:
+        """The .deb files of packages (not of their dependencies), downloaded as far as they are not there."""
         archives = self.folder / "debs"
         archives.mkdir(exist_ok=True)
-        for package in packages:
-            version = self.version(package)
-            pattern = f"{package}_{version.replace(':', '%3a')}_*.deb"
-            if not any(archives.glob(pattern)):
-                for old in archives.glob(f"{package}_*.deb"):
-                    old.unlink()
-                process.run(
-                    ["apt-get", *self._options(), "download", f"{package}={version}"],
-                    what=package,
-                    cwd=archives,
-                    remedy="is the network there?",
-                )
-            process.run(["dpkg-deb", "-x", str(next(archives.glob(pattern))), str(folder)], what=package)
+        versions = self.versions(packages)
+        patterns = {p: f"{p}_{version.replace(':', '%3a')}_*.deb" for p, version in versions.items()}
+        missing = [package for package in packages if not any(archives.glob(patterns[package]))]
+        for package in missing:
+            for old in archives.glob(f"{package}_*.deb"):
+                old.unlink()
+        if missing:
+            process.run(
+                ["apt-get", *self._options(), "download", *(f"{p}={versions[p]}" for p in missing)],
+                what=" ".join(missing),
+                cwd=archives,
+                remedy="is the network there?",
+            )
+        return {package: next(archives.glob(patterns[package])) for package in packages}
+
+    def unpack(self, packages: Sequence[str], folder: Path) -> None:
+        """Download packages (not their dependencies) and unpack them into a folder."""
+        for package, deb in self.fetch(packages).items():
+            process.run(["dpkg-deb", "-x", str(deb), str(folder)], what=package)
 
     def bootstrap(self, packages: list[str], folder: Path) -> None:
         """Unpack packages and all their dependencies into a root, running no maintainer script."""

@@ -1,13 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Build folders over ready trees of OpenEmbedded, configured by the project's own kas files.
-
-OE_TREES names a folder with one folder per release (wrynose, scarthgap) that
-holds the repositories of kas/base.yml under their kas names, at any commit:
-
-    OE_TREES/wrynose/{bitbake,openembedded-core,meta-openembedded,…}
-
-kas composes the configuration; what kas would clone is taken from there.
-"""
+"""Build folders over ready trees of OpenEmbedded (see testbed/oetrees.py) on the machine as it is."""
 
 import os
 import shlex
@@ -16,33 +8,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 ROOT = Path(__file__).resolve().parents[2]
-MACHINES = ("qemuarm64", "imx8qm-mek")
-RELEASES = ("wrynose", "scarthgap")
-# Composing needs no repository, and a test must not fetch any.
-NO_CHECKOUT = ("repo_setup_loop", "finish_setup_repos", "repos_checkout")
-
-
-def compose(files, work_dir):
-    """Return the configuration that `kas dump` makes of a list of kas files.
-
-    :param files: paths relative to the repository's root.
-    :param work_dir: a scratch folder for kas.
-    :raises subprocess.CalledProcessError: kas refused them.
-    """
-    skips = [word for step in NO_CHECKOUT for word in ("--skip", step)]
-    command = [sys.executable, "-m", "kas", "dump", *skips, ":".join(files)]
-    env = {**os.environ, "KAS_WORK_DIR": str(work_dir)}
-    done = subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True, text=True)
-    return yaml.safe_load(done.stdout)
-
-
-def kas_files(machine, release):
-    """Return the kas files of a machine and a release."""
-    files = [f"kas/{machine}.yml"]
-    return files if release == "wrynose" else [*files, f"kas/{release}.yml"]
+sys.path.insert(0, str(ROOT))
+from testbed import oetrees  # noqa: E402
+from testbed.errors import TestbedError  # noqa: E402
+from testbed.oetrees import MACHINES, RELEASES, compose, kas_files  # noqa: E402,F401
 
 
 @dataclass(frozen=True)
@@ -58,7 +28,11 @@ class BuildFolder:
         """Write conf/ from a composed kas configuration and extra local.conf lines."""
         conf = self.path / "conf"
         conf.mkdir(parents=True, exist_ok=True)
-        layers = " \\\n    ".join(self._layers(config))
+        folders = [
+            str((self.trees / self.release / name if name else self.layer.parent) / layer)
+            for name, layer in oetrees.layers(config)
+        ]
+        layers = " \\\n    ".join(folders)
         (conf / "bblayers.conf").write_text(
             f'BBPATH = "${{TOPDIR}}"\nBBFILES ?= ""\nBBLAYERS = "\\\n    {layers} \\\n"\n'
         )
@@ -70,14 +44,6 @@ class BuildFolder:
             + 'CONNECTIVITY_CHECK_URIS = ""\n'
             + extra
         )
-
-    def _layers(self, config):
-        for name, repo in config["repos"].items():
-            repo = repo or {}
-            top = self.trees / self.release / name if "url" in repo else self.layer.parent
-            for layer, state in (repo.get("layers") or {"": None}).items():
-                if state != "disabled":
-                    yield str(top / layer) if layer else str(top)
 
     def run(self, command, log):
         """Run a shell command in the initialised build folder.
@@ -99,8 +65,10 @@ class BuildFolder:
 
 def main():
     """Run the heavy checks (`make oe-check`); returns pytest's exit status."""
-    if not Path(os.environ.get("OE_TREES", "")).is_dir() or not os.environ.get("OE_TREES"):
-        print("oe-check: set OE_TREES to the folder with the trees, see docs/testing.md")
+    try:
+        oetrees.trees_of(os.environ.get("OE_TREES", ""), RELEASES[0])
+    except TestbedError as error:
+        print(f"oe-check: {error}")
         return 2
     names = ("test_layer_kernel_recipe.py", "test_layer_oe.py")
     tests = [str(Path(__file__).with_name(name)) for name in names]

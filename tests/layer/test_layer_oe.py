@@ -7,8 +7,6 @@ Nothing is fetched or built: dry runs show that every dependency has a provider,
 signatures that the layer leaves other recipes alone without the feature.
 """
 
-import ast
-import json
 import os
 import re
 import shlex
@@ -16,8 +14,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from layer_files import LAYER, assignment
-from oe_trees import MACHINES, RELEASES, ROOT, BuildFolder, compose, kas_files
+from layer_files import LAYER
+from oe_trees import MACHINES, RELEASES, BuildFolder, compose, kas_files
 
 IMAGES = ("xen-dmabuf-image-dom0", "xen-dmabuf-image-domu")
 # Recipes of other layers that this one appends to or configures.
@@ -97,48 +95,3 @@ def test_yocto_check_layer(release, build, trees):
     )
     assert done.returncode == 0, f"see {log}"
     assert re.search(r"xen-dmabuf.*PASS", done.stdout)
-
-
-def imported_modules(folder):
-    """Return the standard library's modules that a Python package imports."""
-    found = set()
-    for path in folder.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                found |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and not node.level:
-                found.add(node.module)
-    return {name for name in found if name.split(".")[0] in sys.stdlib_module_names}
-
-
-def package_of(module, manifest):
-    """Return the OpenEmbedded package of a module, None for a built-in one."""
-    path = module.replace(".", "/")
-    wanted = {path, f"{path}.py", f"lib-dynload/{path}.*.so", f"lib-dynload/_{path}.*.so"}
-    for package, content in manifest.items():
-        for file in content.get("files", []):
-            if file.split("${PYTHON_MAJMIN}/")[-1].rstrip("/") in wanted:
-                return package
-    return package_of(module.split(".")[0], manifest) if "." in module else None
-
-
-def python_sources(recipe):
-    """Return the folder with the Python package of a recipe."""
-    if recipe == "xen-dmabuf-backend":
-        return ROOT / "backend/src/xen_dmabuf"
-    return Path(pytest.importorskip("pywayland").__file__).parent
-
-
-@pytest.mark.parametrize("recipe", ["xen-dmabuf-backend", "python3-pywayland"])
-@pytest.mark.parametrize("release", RELEASES)
-def test_python_recipe_depends_on_what_it_imports(recipe, release, trees):
-    """OpenEmbedded splits Python's standard library into packages."""
-    text = next(LAYER.rglob(f"{recipe}_*.bb")).read_text()
-    names = ("RDEPENDS:${PN}", "RDEPENDS:${PN}-modules")
-    listed = " ".join(assignment(text, name) or "" for name in names).split()
-    python = trees / release / "openembedded-core/meta/recipes-devtools/python/python3"
-    text = (python / "python3-manifest.json").read_text()
-    manifest = json.loads(re.sub(r"(?m)^#.*$", "", text))
-    packages = {package_of(m, manifest) for m in imported_modules(python_sources(recipe))}
-    missing = {f"python3-{p}" for p in packages - {None, "core"}} - set(listed)
-    assert not missing

@@ -4,8 +4,12 @@ DESCRIPTION = "Wayland client and server objects over cffi; a scanner turns prot
                files into Python modules at build time (xdg-shell, linux-dmabuf, presentation-time, viewporter …)."
 HOMEPAGE = "https://github.com/flacjacket/pywayland"
 SECTION = "devel/python"
-LICENSE = "Apache-2.0"
-LIC_FILES_CHKSUM = "file://LICENSE;md5=5335066555b14d832335aa4660d6c376"
+# The scanner copies the licence of the protocol files, wayland's and wayland-protocols', into the modules.
+LICENSE = "Apache-2.0 & MIT"
+LIC_FILES_CHKSUM = "\
+    file://LICENSE;md5=5335066555b14d832335aa4660d6c376 \
+    file://${COMMON_LICENSE_DIR}/MIT;md5=0835ade698e0bcf8506ecda2f7b4f302 \
+"
 
 DEPENDS = "python3-cffi-native wayland wayland-native wayland-protocols"
 

@@ -78,4 +78,12 @@ RDEPENDS:${PN}-modules += "\
     xen-tools-python \
 "
 RDEPENDS:${PN}-hostile += "${PN}-modules"
-RDEPENDS:${PN}-ptest += "${PN}-hostile python3-hypothesis python3-pytest python3-unittest-automake-output"
+RDEPENDS:${PN}-ptest += "\
+    ${PN}-hostile \
+    python3-hypothesis \
+    python3-math \
+    python3-multiprocessing \
+    python3-pytest \
+    python3-resource \
+    python3-unittest-automake-output \
+"

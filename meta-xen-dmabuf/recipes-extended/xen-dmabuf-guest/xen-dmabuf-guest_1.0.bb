@@ -21,7 +21,7 @@ REQUIRED_DISTRO_FEATURES = "xen-dmabuf xen systemd"
 
 INHIBIT_DEFAULT_DEPS = "1"
 
-inherit features_check
+inherit allarch features_check
 
 do_configure[noexec] = "1"
 do_compile[noexec] = "1"

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: MIT
+"""linux-yocto with all of the layer's patches and options, as far as it is asked for."""
+
+from __future__ import annotations
+
+import enum
+import re
+from pathlib import Path
+
+from .. import process
+from ..cache import say
+from ..errors import TestbedError
+from . import bitbake, buildroot
+from .folder import Folder
+
+RECIPE = "linux-yocto"
+HOST = "git://git.yoctoproject.org"
+
+
+class Until(enum.Enum):
+    """How far the kernel is built."""
+
+    NONE = "none"
+    CHECKED = "checked"
+    """Patches applied, configured, and every option that the layer needs found in .config."""
+    COMPILED = "compiled"
+
+    @property
+    def task(self) -> str:
+        """The last task."""
+        return "compile" if self is Until.COMPILED else "xen_dmabuf_configcheck"
+
+
+def build(folder: Folder, until: Until, output: Path) -> None:
+    """Run linux-yocto's tasks in a prepared build folder. Raises TestbedError if one fails."""
+    say(f"{folder.name}: bitbake {RECIPE} -c {until.task}")
+    done = bitbake.run(folder, [RECIPE, "-c", until.task], output / "kernel.log")
+    for warning in done.warnings:
+        say(f"{folder.name}: warning: {warning}")
+    say(f"{folder.name}: {RECIPE} up to do_{until.task}: {done.closing}")
+
+
+def from_clones(folder: Folder) -> str:
+    """Lines of local.conf that take the three repositories from OE_SOURCES/git/<release>, at what is checked out there.
+
+    Empty without that folder: then they come from the network, at the recipes' commits. A build folder has them also
+    while other recipes are built: oe-core removes what a recipe of another version did.
+    """
+    release = folder.inputs.trees.release
+    clones = (folder.inputs.sources or Path("/nonexistent")) / "git" / release
+    if not clones.is_dir():
+        return ""
+    inside = buildroot.WORK / "sources/git" / release
+    linux, cache, tools = (clones / name for name in ("linux-yocto", "yocto-kernel-cache", "yocto-kernel-tools"))
+    version, metadata = _version(linux), _git(cache, "rev-parse", "HEAD")
+    say(f"{folder.name}: Linux {version} and the kernel's metadata of OE_SOURCES, not the recipe's commits")
+    urls = {f"{linux.name}.git": linux, cache.name: cache, f"{tools.name}.git": tools}
+    mirrors = " ".join(f"{HOST}/{url} git://{inside / clone.name};protocol=file" for url, clone in urls.items())
+    # meta-virtualization's recipe of the same metadata; wrynose's has the line in its name
+    fragments = (f"yocto-cfg-fragments{end}-native" for end in ("", f"-{version.rpartition('.')[0]}"))
+    return (
+        f'PREMIRRORS:prepend = "{mirrors} "\n'
+        f'LINUX_VERSION:pn-{RECIPE}:forcevariable = "{version}"\n'
+        f'KBRANCH:pn-{RECIPE}:forcevariable = "{_git(linux, "symbolic-ref", "--short", "HEAD")}"\n'
+        f'SRCREV_machine:pn-{RECIPE}:forcevariable = "{_git(linux, "rev-parse", "HEAD")}"\n'
+        f'SRCREV_meta:pn-{RECIPE}:forcevariable = "{metadata}"\n'
+        + "".join(f'SRCREV:pn-{name}:forcevariable = "{metadata}"\n' for name in fragments)
+        + f'SRCREV:pn-kern-tools-native:forcevariable = "{_git(tools, "rev-parse", "HEAD")}"\n'
+    )
+
+
+def _git(clone: Path, *words: str) -> str:
+    if not clone.is_dir():
+        raise TestbedError(f'OE_SOURCES has no git repository "{clone}"; clone it there, or remove "{clone.parent}"')
+    return process.run(["git", "-c", "safe.directory=*", "-C", str(clone), *words], what=str(clone)).strip()
+
+
+def _version(linux: Path) -> str:
+    """A kernel's version ("6.12.47"), of its Makefile."""
+    text = _git(linux, "show", "HEAD:Makefile")
+    numbers = [re.search(rf"^{word} = (\d+)$", text, re.M) for word in ("VERSION", "PATCHLEVEL", "SUBLEVEL")]
+    if not all(numbers):
+        raise TestbedError(f'"{linux}" is not Linux: its Makefile has no version; clone linux-yocto there')
+    return ".".join(number[1] for number in numbers if number)

@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: MIT
+"""What `make layer-build` refuses before it starts, and how it reads bitbake. Nothing is built here."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from layer_files import LAYER
+from oe_trees import MACHINES, RELEASES, ROOT, compose, kas_files
+
+from testbed import oetrees
+from testbed.errors import TestbedError
+from testbed.layerbuild import bitbake, buildroot, recipes, run, sysroot
+
+BITBAKE = {"wrynose": "2.18.0", "scarthgap": "2.8.1"}
+
+
+@pytest.fixture(scope="module")
+def configs(tmp_path_factory):
+    work = tmp_path_factory.mktemp("kas")
+    return {r: compose(kas_files("imx8qm-mek", r), work) for r in RELEASES}
+
+
+def make_trees(top, release, config):
+    """Make what the check looks at; returns the release's folder."""
+    version = top / release / "bitbake/lib/bb/__init__.py"
+    version.parent.mkdir(parents=True)
+    version.write_text(f'__version__ = "{BITBAKE[release]}"\n')
+    for name, folder in oetrees.layers(config):
+        if name:
+            conf = top / release / name / folder / "conf/layer.conf"
+            conf.parent.mkdir(parents=True)
+            conf.write_text(f'LAYERSERIES_COMPAT_{folder or name} = "walnascar {release}"\n')
+    core = top / release / "openembedded-core/meta/conf/layer.conf"
+    core.write_text(f'LAYERSERIES_CORENAMES = "{release}"\nLAYERSERIES_COMPAT_core = "{release}"\n')
+    return top / release
+
+
+@pytest.fixture(params=RELEASES)
+def made(request, tmp_path, configs):
+    """Whole trees of a release: (OE_TREES, release, kas's configuration)."""
+    make_trees(tmp_path, request.param, configs[request.param])
+    return tmp_path, request.param, configs[request.param]
+
+
+def refusal(top, release, config):
+    with pytest.raises(TestbedError) as refused:
+        oetrees.trees_of(str(top), release).check(config)
+    sentence = str(refused.value)
+    assert "\n" not in sentence
+    return sentence
+
+
+def test_whole_trees_are_taken(made):
+    top, release, config = made
+    oetrees.trees_of(str(top), release).check(config)
+
+
+def test_links_to_repositories_are_followed(made, tmp_path_factory):
+    top, release, config = made
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "core"
+    (top / release / "openembedded-core").rename(elsewhere)
+    (top / release / "openembedded-core").symlink_to(elsewhere)
+    trees = oetrees.trees_of(str(top), release)
+    trees.check(config)
+    assert trees.repositories(config)["openembedded-core"] == elsewhere
+
+
+@pytest.mark.parametrize("value", ["", "/nowhere"])
+def test_without_a_folder(value):
+    with pytest.raises(TestbedError, match=r"OE_TREES is .*docs/testing\.md"):
+        oetrees.trees_of(value, "wrynose")
+
+
+def test_an_unknown_release(tmp_path):
+    with pytest.raises(TestbedError, match="kirkstone.*choose from wrynose, scarthgap"):
+        oetrees.trees_of(str(tmp_path), "kirkstone")
+
+
+def test_without_the_release(tmp_path, configs):
+    assert 'no folder "wrynose"' in refusal(tmp_path, "wrynose", configs["wrynose"])
+
+
+@pytest.mark.parametrize(
+    "missing", ["bitbake", "meta-virtualization", "meta-openembedded/meta-python", "meta-freescale"]
+)
+def test_an_incomplete_tree_is_named(made, missing):
+    top, release, config = made
+    (top / release / missing).rename(top / "away")
+    sentence = refusal(top, release, config)
+    assert f'/{release}/{missing}"' in sentence
+    assert "docs/testing.md" in sentence
+
+
+def test_bitbake_of_another_release(made):
+    top, release, config = made
+    (top / release / "bitbake/lib/bb/__init__.py").write_text('__version__ = "2.20.0"\n')
+    wanted = config["repos"]["bitbake"]["branch"]
+    assert f"is bitbake 2.20.0, but {release} needs {wanted}; check out its branch {wanted}" in refusal(*made)
+
+
+def test_bitbake_2_80_is_not_2_8(tmp_path, configs):
+    top = make_trees(tmp_path, "scarthgap", configs["scarthgap"])
+    (top / "bitbake/lib/bb/__init__.py").write_text('__version__ = "2.80.0"\n')
+    assert "2.80.0" in refusal(tmp_path, "scarthgap", configs["scarthgap"])
+
+
+@pytest.mark.parametrize(
+    ("layer", "names"),
+    [
+        ("openembedded-core/meta", 'LAYERSERIES_CORENAMES = "kirkstone"'),
+        ("meta-virtualization", 'LAYERSERIES_COMPAT_virtualization-layer = "kirkstone"'),
+    ],
+)
+def test_a_layer_of_another_release(made, layer, names):
+    top, release, _ = made
+    (top / release / layer / "conf/layer.conf").write_text(f"{names}\n")
+    sentence = refusal(*made)
+    assert f'{layer}" is for kirkstone, not for {release}; check out its branch {release}' in sentence
+
+
+def test_refused_before_anything_is_built(tmp_path, monkeypatch):
+    """Whatever would be built says so by failing."""
+    monkeypatch.setattr(run.host, "require_root", lambda: None)
+    monkeypatch.setattr(sysroot, "build", lambda: pytest.fail("it builds"))
+    wanted = run.Wanted(str(tmp_path), ["scarthgap"], "", run.kernel.Until.NONE)
+    with pytest.raises(TestbedError, match="OE_TREES has no folder"):
+        run.run(wanted, tmp_path / "out")
+
+
+def test_sources_that_are_no_folder(tmp_path, made, monkeypatch):
+    top, release, _ = made
+    monkeypatch.setattr(run.host, "require_root", lambda: None)
+    monkeypatch.setattr(sysroot, "build", lambda: pytest.fail("it builds"))
+    wanted = run.Wanted(str(top), [release], str(tmp_path / "nowhere"), run.kernel.Until.NONE)
+    with pytest.raises(TestbedError, match="OE_SOURCES is .*no folder"):
+        run.run(wanted, tmp_path / "out")
+
+
+def test_every_recipe_is_built_but_images():
+    """A recipe that nobody lists would be built by nobody."""
+    built = {recipe.file for recipe in recipes.of_layer() + recipes.of_board()}
+    images = set((LAYER / "recipes-core/images").glob("*.bb"))
+    assert images
+    assert built == set(LAYER.rglob("*.bb")) - images
+    assert {"xen-dmabuf-boot"} == {recipe.name for recipe in recipes.of_board()}
+    assert [recipe.name for recipe in recipes.of_board() if recipe.has_packages] == []
+    assert all(recipe.has_packages for recipe in recipes.of_layer())
+
+
+def test_the_command_line_refuses_in_one_sentence(tmp_path):
+    command = [sys.executable, "-m", "testbed", "layer-build", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    wanted = "OE_TREES has no folder" if os.geteuid() == 0 else "run it as root"
+    assert done.stderr.startswith("testbed: ") and wanted in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_another_libc_makes_another_root(monkeypatch):
+    """A root whose compiler is older than the libraries that it links with must not be used."""
+    made = []
+    monkeypatch.setattr(buildroot.process, "run", lambda *_words, **_named: "amd64\n")
+    monkeypatch.setattr(buildroot.cache, "stage", lambda name, inputs, _build: made.append(inputs) or ROOT)
+    for version in ("2.41-12", "2.41-12", "2.41-13"):
+        buildroot.build({"libc6": version})
+    assert made[0] == made[1] != made[2]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT RUN: mounts need root")
+def test_bitbake_ends_with_whoever_holds_the_lock(tmp_path):
+    """Else a second run would build in the same folder. This machine's root stands in for the build root."""
+    root = tmp_path / "root"
+    for name in ("usr", "proc", "dev", "tmp", "w", "etc"):
+        (root / name).mkdir(parents=True)
+    for name in ("bin", "lib", "lib64", "sbin"):
+        (root / name).symlink_to(f"usr/{name}")
+    (tmp_path / "build").mkdir()
+    mounts = buildroot.Mounts({"project": ROOT}, tmp_path / "build")
+    mark = f"sleep 987{os.getpid()}"
+    inner = buildroot.command(root, mounts, f"{mark}; true")
+    whole = ["unshare", "--mount", "sh", "-c", f'mount --bind /usr {root}/usr && exec "$0" "$@"', *inner]
+    holder = subprocess.Popen([sys.executable, "-c", f"import subprocess; subprocess.run({whole!r})"])
+    try:
+        assert poll(lambda: alive(mark))
+    finally:
+        holder.kill()
+        holder.wait()
+    assert poll(lambda: not alive(mark))
+
+
+def alive(command):
+    return any(
+        command == file.read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        for file in Path("/proc").glob("[0-9]*/cmdline")
+        if file.exists()
+    )
+
+
+def poll(condition):
+    """Whether a condition comes true in 20 s."""
+    end = time.monotonic() + 20
+    while not condition() and time.monotonic() < end:
+        threading.Event().wait(0.05)
+    return condition()
+
+
+def test_all_but_the_build_folder_is_read_only(tmp_path):
+    mounts = buildroot.Mounts({"trees/bitbake": tmp_path / "b", "project": ROOT}, tmp_path / "work")
+    script = buildroot.command(tmp_path, mounts, "true")[-1]
+    for name in ("trees/bitbake", "project"):
+        assert f"mount -o remount,bind,ro {tmp_path}/w/{name}\n" in script
+    assert f"ro {tmp_path}/w/build" not in script
+
+
+SUCCEEDED = "NOTE: Tasks Summary: Attempted 211 tasks of which 10 didn't need to be rerun and all succeeded.\n"
+
+
+def test_the_outcome_has_tasks_and_warnings():
+    done = bitbake.outcome(f"Parsing recipes...\nWARNING: a-1.0-r0 do_package_qa: QA Issue: [x]\n{SUCCEEDED}")
+    assert (done.tasks, done.not_rerun) == (211, 10)
+    assert done.warnings == ["a-1.0-r0 do_package_qa: QA Issue: [x]"]
+    assert done.closing.endswith("all succeeded")
+
+
+def test_an_end_without_a_summary_is_no_success():
+    with pytest.raises(TestbedError, match="without its summary"):
+        bitbake.outcome("NOTE: Tasks Summary: Attempted 3 tasks of which 0 didn't need to be rerun and 1 failed.\n")
+
+
+@pytest.mark.parametrize(
+    ("said", "remedy"),
+    [
+        (
+            "ERROR: a-1.0-r0 do_fetch: Fetcher failure: Fetch command export PSEUDO_DISABLED=1; git -c x clone --bare "
+            "https://git.example.com/a.git /w/a --progress failed with exit code 128, see logfile for output\n",
+            "a-1.0-r0 do_fetch can't fetch https://git.example.com/a.git; is the network there?",
+        ),
+        (
+            "ERROR: b-1.0-r0 do_fetch: Bitbake Fetcher Error: FetchError('Unable to fetch URL from any source.', "
+            "'https://files.example.com/b.tar.gz')\n",
+            "b-1.0-r0 do_fetch can't fetch https://files.example.com/b.tar.gz; is the network there?",
+        ),
+        ("ERROR: a do_compile: x\nsh: write error: No space left on device\n", "free about"),
+        ("ERROR: a do_compile: oe_runmake failed\nERROR: b\n", "a do_compile: oe_runmake failed"),
+        ("", "it said nothing"),
+    ],
+)
+def test_a_failure_is_one_sentence_with_the_remedy(said, remedy, tmp_path):
+    sentence = bitbake.explained("wrynose qemuarm64", said, tmp_path / "log")
+    assert sentence.startswith("wrynose qemuarm64: ")
+    assert remedy in sentence
+    assert "\n" not in sentence
+
+
+def test_progress_names_task_and_recipe(monkeypatch):
+    said = []
+    monkeypatch.setattr(bitbake, "say", said.append)
+    progress = bitbake.Progress("wrynose qemuarm64")
+    for line in (
+        "Parsing recipes...done.\n",
+        "NOTE: Running task 57 of 211 (/w/project/m/r/xen-dmabuf-pattern_0.1.0.bb:do_compile)\n",
+        "NOTE: Running task 58 of 211 (virtual:native:/w/p/pseudo-native_1.9.11.bb:do_install)\n",
+        "NOTE: recipe xen-dmabuf-pattern-0.1.0-r0: task do_compile: Started\n",
+    ):
+        progress.see(line)
+        progress.tell()
+    assert said == [
+        "wrynose qemuarm64: parses recipes",
+        "wrynose qemuarm64: task 57 of 211, xen-dmabuf-pattern do_compile",
+        "wrynose qemuarm64: task 58 of 211, pseudo-native do_install",
+        "wrynose qemuarm64: task 58 of 211, pseudo-native do_install",
+    ]
+
+
+def test_progress_is_told_while_bitbake_is_silent(monkeypatch):
+    """A kernel compiles for many minutes without a line."""
+    told = threading.Event()
+    monkeypatch.setattr(bitbake, "say", lambda _line: told.set())
+    monkeypatch.setattr(bitbake, "PROGRESS_EVERY", 0.01)
+    with bitbake.Progress("wrynose qemuarm64"):
+        assert told.wait(10)
+
+
+def test_kas_knows_the_branch_of_bitbake(configs):
+    """The check of bitbake's version takes it from there."""
+    for release in RELEASES:
+        assert BITBAKE[release].startswith(f"{configs[release]['repos']['bitbake']['branch']}.")
+    assert MACHINES == oetrees.MACHINES
