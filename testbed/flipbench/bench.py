@@ -84,7 +84,8 @@ def run(folder: Path, arguments: argparse.Namespace) -> None:
     for name, picture in plots.items():
         (folder / name).write_text(picture, encoding="utf-8")
     if arguments.docs:
-        document.rewrite(DOCS / "performance.md", text)
+        links = "".join(f"\n![{name.removesuffix('.svg')}](pictures/{name})\n" for name in plots)
+        document.rewrite(DOCS / "performance.md", text + links)
         for name, picture in plots.items():
             (DOCS / "pictures" / name).write_text(picture, encoding="utf-8")
     print(text)

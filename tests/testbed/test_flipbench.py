@@ -7,6 +7,7 @@ import pty
 import shutil
 import subprocess
 import sys
+import tty
 import xml.etree.ElementTree as ElementTree
 
 import pytest
@@ -167,6 +168,7 @@ def test_marks_see_what_a_process_used_between_them():
 def console():
     """(DomU, its console's other end), without any domain behind it."""
     theirs, ours = pty.openpty()
+    tty.setraw(ours)
     domu = DomU.__new__(DomU)
     domu.name, domu._console, domu._heard = "flip0", ours, b""
     os.set_blocking(theirs, False)
