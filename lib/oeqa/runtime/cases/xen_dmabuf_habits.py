@@ -28,7 +28,8 @@ CONVERT: dict[str, Callable[[picture.Picture], picture.Picture]] = {"RG16": pict
 NEXT = 2  # stream of the program that comes after a habit
 FLIP_SECONDS = 2.5  # drm_xen_front gives up on an event after 3.1 s
 PROGRAM = "pkill -{} -x xen-dmabuf-patt"
-LINE = 'read -r line <&3; echo "$line"'
+READ = "read -r line <&3"
+LINE = f'{READ}; echo "$line"'
 
 
 def part(rows: picture.Picture, x: int, y: int) -> picture.Picture:
@@ -121,6 +122,13 @@ class XenDmabufHabitsTest(XenDmabufCase):
         if "ended" not in line:
             raise AssertionError(f"the program's end: {line}")
 
+    @classmethod
+    def clear(cls) -> None:
+        """End what a case that failed has left: its program, and lines that nobody has read."""
+        cls.one.run(
+            f'{PROGRAM.format("KILL")}; wait; echo cleared >&3; line=; until [ "$line" = cleared ]; do {READ}; done'
+        )
+
     # -- what must hold
 
     def assert_screens(self, step: Json) -> None:
@@ -143,6 +151,7 @@ class XenDmabufHabitsTest(XenDmabufCase):
 
         Returns the last step.
         """
+        self.addCleanup(self.clear)
         before = self.counted()
         step = self.begin(name, 1)
         self.assert_screens(step)
