@@ -50,7 +50,8 @@ def main(path: str) -> None:
     keyboard = _device(b"xen-dmabuf test keyboard", 1, (_EV_KEY,), range(1, 128))
     tablet = _device(b"xen-dmabuf test tablet", 2, (_EV_KEY, _EV_ABS), _BUTTONS, (0, 1))
     os.mkfifo(path)
-    with open(path, "r+", encoding="ascii") as lines:
+    # open for writing as well: no end of file between two that write
+    with open(os.open(path, os.O_RDWR), encoding="ascii") as lines:
         for line in lines:
             word, *numbers = line.split()
             values = [int(number, 0) for number in numbers]
