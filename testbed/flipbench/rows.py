@@ -11,6 +11,8 @@ from ..errors import TestbedError
 OUTPUTS = {"gl": (640, 480), "pixman": (1920, 1080)}
 """Size of Weston's output in pixels, by its renderer. Software GL takes 26 M instructions for a frame of 640x480:
 a larger one would only make the bench slow."""
+TINY = (160, 120)
+"""So small that a GL output of 640x480 has room for eight windows: one that is covered is never drawn."""
 SMALL, FULL_HD, LARGE, UHD = (640, 480), (1920, 1080), (3840, 2040), (3840, 2160)
 SLOW_PERIOD = 200_000
 FLIPS = {"gl": 60, "pixman": 200}
@@ -60,8 +62,8 @@ class Row:
 def rows() -> list[Row]:
     """All of them, those of a renderer together: changing it takes a restart of Weston."""
     gl = [Row("map", "gl", size) for size in (SMALL, FULL_HD, LARGE, UHD)]
-    gl += [Row("map", "gl", domus=domus) for domus in (2, 4, 8)]
-    gl += [Row("map", "gl", connectors=4), Row("map", "gl", period=SLOW_PERIOD)]
+    gl += [Row("map", "gl", TINY, domus=domus) for domus in (1, 2, 4, 8)]
+    gl += [Row("map", "gl", TINY, connectors=4), Row("map", "gl", period=SLOW_PERIOD)]
     gl += [Row("map", "gl", server="python")]
     gl += [Row("copy", "gl", size) for size in (SMALL, FULL_HD, LARGE)]
     pixman = [Row("copy", "pixman", size) for size in (SMALL, FULL_HD, LARGE, UHD)]

@@ -36,6 +36,7 @@ def test_variables_are_the_layers(page):
         *layer_files(".bb", ".inc", ".bbclass", ".conf"),
         *(ROOT / "lib").rglob("*.py"),
         *(ROOT / "testbed").glob("*.py"),
+        *(ROOT / "backend/src").rglob("*.py"),
     ]
     text = "\n".join(path.read_text() for path in sources)
     named = set(re.findall(r"\bXEN_DMABUF_[A-Z_]+\b", page.read_text()))

@@ -6,8 +6,8 @@ SECTION = "graphics"
 LICENSE = "MIT"
 LIC_FILES_CHKSUM = "file://${COMMON_LICENSE_DIR}/MIT;md5=0835ade698e0bcf8506ecda2f7b4f302"
 
-# The first isn't linked; it makes sure at parse time that MACHINE has one. cffi builds xen_dmabuf.pump._pump.
-DEPENDS = "virtual/libgbm python3-cffi-native"
+# cffi builds xen_dmabuf.pump._pump. libgbm isn't linked; it makes sure at parse time that MACHINE has one.
+DEPENDS = "python3-cffi-native virtual/libgbm"
 
 XEN_DMABUF_SOURCE = "backend"
 inherit xen_dmabuf_source

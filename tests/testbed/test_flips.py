@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: MIT
+"""The short form of `make flip-bench`: a flip costs no more instructions than it did, and each one is shown.
+
+Instructions are counted, so what else the host does changes nothing. No seconds are asked for.
+"""
+
+import pytest
+
+from testbed.flipbench import bench
+from testbed.flipbench.bounds import MEASURED, bound
+from testbed.flipbench.rows import select
+from testbed.layout import REPOSITORY
+
+pytestmark = pytest.mark.testbed
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """Row name -> result, measured now, on a machine of their own."""
+    wanted = select(list(MEASURED))
+    results = bench.measure(REPOSITORY / "build" / "test-flips", wanted, again=True)
+    return {result.row.name: result for result in results}
+
+
+@pytest.mark.parametrize("row", MEASURED)
+def test_a_flip_costs_no_more_instructions_than_it_did(measured, row):
+    cost = measured[row].figures.worker
+    assert 0 < cost <= bound(row), f"a flip of {row} costs {cost:.3f} M instructions"
+
+
+@pytest.mark.parametrize("row", MEASURED)
+def test_every_counted_flip_was_shown(measured, row):
+    figures = measured[row].figures
+    assert (figures.shown, figures.not_shown) == (figures.flips, 0)
+    assert measured[row].seen.strategies[0].split()[0] == measured[row].row.strategy
+
+
+@pytest.mark.parametrize("row", MEASURED)
+def test_a_held_picture_wakes_nobody(measured, row):
+    assert measured[row].figures.idle_wakeups == 0
