@@ -6,6 +6,7 @@ Except the console's: it is skipped there, as that kernel has no fbdev emulation
 
 from oeqa.runtime.xen_dmabuf.case import SHOWN_SECONDS, XenDmabufCase
 from oeqa.runtime.xen_dmabuf.dom0 import poll
+from oeqa.runtime.xen_dmabuf.domu import CONSOLE
 
 # where Dom0 has two kernels for DomUs, this is the one with the series
 KERNEL = "/var/lib/xen/images/domu-kernel-guest"
@@ -22,6 +23,7 @@ class XenDmabufGuestTest(XenDmabufCase):
             self.skipTest('XEN_DMABUF_GUEST_SERIES is "": the frontends are the plain ones')
         if self.dom0.try_run(f"test -e {KERNEL}")[0] == 0:
             arguments["kernel"] = f'"{KERNEL}"'
+        arguments["line"] = CONSOLE
         domu = self.domu("xen-dmabuf-guest", stream=6)
         domu.create(**arguments)
         domu.wait_for_shell()

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
     from .dom0 import Dom0, Json
 
-PATTERN = "init=/usr/lib/xen-dmabuf/pattern-init"
+CONSOLE = "init=/usr/lib/xen-dmabuf/pattern-init"
+# a console of the kernel's own shows its framebuffer whenever no program shows one
+PATTERN = f"{CONSOLE} drm_kms_helper.fbdev_emulation=0"
 SYSTEMD = "systemd.debug_shell=hvc0 systemd.mask=serial-getty@hvc0.service"
 ANSWERS = "until xen-dmabuf-pattern send state > /dev/null 2>&1; do :; done"
 BOOT_SECONDS = 180
