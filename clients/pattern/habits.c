@@ -262,21 +262,23 @@ static void lease(struct kit *kit)
 {
 	struct head *head = &kit->head[0];
 	uint32_t objects[] = { head->connector, head->crtc, head->plane }, lessee;
-	struct buffer first = screen_buffer(kit);
 	struct kit other = *kit;
+	struct buffer buffers[2];
 
 	other.fd = drmModeCreateLease(kit->fd, objects, COUNT(objects), O_CLOEXEC, &lessee);
 	need(kit, other.fd, "lease");
 	need(kit, drmSetClientCap(other.fd, DRM_CLIENT_CAP_UNIVERSAL_PLANES, 1), "universal planes of a lessee");
-	first = buffer_of(&other, head->mode.hdisplay, head->mode.vdisplay, DRM_FORMAT_XRGB8888);
-	draw(kit, head, &first, 0);
-	need(kit, set_crtc(&other, head, first.framebuffer, 0, 0), "a lessee's SetCrtc");
+	for (unsigned int i = 0; i < COUNT(buffers); i++)
+		buffers[i] = screen_buffer(&other);
+	draw(kit, head, &buffers[0], 0);
+	need(kit, set_crtc(&other, head, buffers[0].framebuffer, 0, 0), "a lessee's SetCrtc");
 	step(kit);
-	first = buffer_of(&other, head->mode.hdisplay, head->mode.vdisplay, DRM_FORMAT_XRGB8888);
-	draw(kit, head, &first, 1);
-	flip_begin(&other, head, first.framebuffer);
-	flip_end(&other, head);
+	flip(&other, head, &buffers[1], 1);
+	kit->slowest = other.slowest;
 	step(kit);
+	/* a mapping would keep the file open, and the lease */
+	for (unsigned int i = 0; i < COUNT(buffers); i++)
+		munmap(buffers[i].picture.pixels, buffers[i].size);
 	close(other.fd);
 	black(head);	/* the kernel removes the lessee's framebuffers */
 	end(kit);

@@ -233,6 +233,9 @@ class XenDmabufHabitsTest(XenDmabufCase):
         """Flipped in turn: what the other connector still shows is not replaced."""
         self.habit("mirrored")
 
+    def test_lease(self) -> None:
+        self.habit("lease")
+
     def test_dma_buf_between_two_programs(self) -> None:
         self.habit("prime-own")
 
