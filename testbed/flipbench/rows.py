@@ -51,7 +51,7 @@ class Row:
     @property
     def flips(self) -> int:
         """How many each screen makes."""
-        return SLOW_FLIPS if self.period else max(20, FLIPS[self.renderer] // (self.domus * self.connectors))
+        return SLOW_FLIPS if self.period else max(60, FLIPS[self.renderer] // (self.domus * self.connectors))
 
     @property
     def guest_series(self) -> bool:
