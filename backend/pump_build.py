@@ -38,6 +38,8 @@ builder.set_source(
     + "".join((_HERE / name).read_text(encoding="utf-8") for name in ("pump.h", "pump.c")),
     extra_compile_args=_FLAGS + _sanitize,
     extra_link_args=_sanitize,
+    # without a compiler the package is Python's alone
+    optional=__name__ != "__main__" and os.environ.get("XEN_DMABUF_PUMP") != "required",
 )
 
 

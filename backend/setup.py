@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """All else is in pyproject.toml: it has no word for a module that cffi builds.
 
-With XEN_DMABUF_PUMP=none in the environment it isn't built, and the package has no machine's code.
+XEN_DMABUF_PUMP in the environment: "none", it isn't built, and the package has no machine's code; "required",
+it is, or the build fails; else it is built where there is a C compiler.
 """
 
 import os

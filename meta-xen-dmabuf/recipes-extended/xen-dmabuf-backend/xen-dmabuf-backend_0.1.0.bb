@@ -9,6 +9,8 @@ LIC_FILES_CHKSUM = "file://${COMMON_LICENSE_DIR}/MIT;md5=0835ade698e0bcf8506ecda
 # cffi builds xen_dmabuf.pump._pump. libgbm isn't linked; it makes sure at parse time that MACHINE has one.
 DEPENDS = "python3-cffi-native virtual/libgbm"
 
+export XEN_DMABUF_PUMP = "required"
+
 XEN_DMABUF_SOURCE = "backend"
 inherit xen_dmabuf_source
 SRC_URI += "file://run-ptest"
