@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from . import layout, process
+from . import cross, layout, process
 from .debian import Archive
 
 
@@ -16,24 +16,15 @@ def build_pattern(work: Path, target: Path) -> None:
     archive = Archive()
     archive.update()
     archive.unpack(["libdrm2", "libdrm-dev"], sysroot)
-    process.run(
-        [
-            "aarch64-linux-gnu-gcc",
-            "-std=gnu11",
-            "-O2",
-            "-Wall",
-            "-Wextra",
-            "-Werror",
-            f"-I{sysroot}/usr/include",
-            f"-I{sysroot}/usr/include/libdrm",
-            *sorted(str(p) for p in layout.PATTERN.glob("*.c")),
-            f"-L{sysroot}/usr/lib/aarch64-linux-gnu",
-            "-ldrm",
-            # trixie's libdrm wants a newer libc than the host's cross compiler has; the DomU has it
-            "-Wl,--allow-shlib-undefined",
-            "-o",
-            str(target),
-        ],
+    cross.compile_c(
+        sorted(layout.PATTERN.glob("*.c")),
+        target,
+        f"-I{sysroot}/usr/include",
+        f"-I{sysroot}/usr/include/libdrm",
+        f"-L{sysroot}/usr/lib/aarch64-linux-gnu",
+        "-ldrm",
+        # trixie's libdrm wants a newer libc than the host's cross compiler has; the DomU has it
+        "-Wl,--allow-shlib-undefined",
         what="pattern program",
     )
 
@@ -46,18 +37,12 @@ def build_pump(work: Path, target: Path) -> None:
     archive.unpack(["libpython3.13-dev"], sysroot)
     code = work / "_pump.c"
     process.run([sys.executable, str(layout.BACKEND / "pump_build.py"), "c", str(code)], what="C of the flip pump")
-    process.run(
-        [
-            "aarch64-linux-gnu-gcc",
-            "-std=gnu11",
-            "-O2",
-            "-fPIC",
-            "-shared",
-            f"-I{sysroot}/usr/include",
-            f"-I{sysroot}/usr/include/python3.13",
-            str(code),
-            "-o",
-            str(target),
-        ],
+    cross.compile_c(
+        [code],
+        target,
+        "-fPIC",
+        "-shared",
+        f"-I{sysroot}/usr/include",
+        f"-I{sysroot}/usr/include/python3.13",
         what="flip pump",
     )

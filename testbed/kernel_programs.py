@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from . import layout, process
+from . import cross, layout
 from .guest import Dom0
 
 FOLDER = "/run/kernel-programs"
@@ -14,27 +14,16 @@ FOLDER = "/run/kernel-programs"
 def compile_program(kernel: Path, name: str, target: Path) -> None:
     """Compile tests/kernel/NAME.c, linked statically, with the headers of a built kernel."""
     headers = kernel / "include"
-    process.run(
-        [
-            "aarch64-linux-gnu-gcc",
-            "-std=gnu11",
-            "-O2",
-            "-Wall",
-            "-Wextra",
-            "-Werror",
-            # the selftests' headers are not ours: they have helpers that not everybody calls
-            "-Wno-unused-function",
-            "-Wno-sign-compare",
-            "-static",
-            "-isystem",
-            str(headers / "uapi"),
-            "-isystem",
-            str(headers / "selftests"),
-            f"-I{layout.KERNEL_PROGRAMS / 'modules'}",
-            str(layout.KERNEL_PROGRAMS / f"{name}.c"),
-            "-o",
-            str(target),
-        ],
+    cross.compile_c(
+        [layout.KERNEL_PROGRAMS / f"{name}.c"],
+        target,
+        # the selftests' headers are not ours: they have helpers that not everybody calls
+        "-Wno-unused-function",
+        "-Wno-sign-compare",
+        "-static",
+        *("-isystem", str(headers / "uapi")),
+        *("-isystem", str(headers / "selftests")),
+        f"-I{layout.KERNEL_PROGRAMS / 'modules'}",
         what=f"kernel test program {name}",
     )
 

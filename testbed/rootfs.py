@@ -11,7 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from . import cache, guest_programs, keys, layout, process
+from . import cache, cross, guest_programs, keys, layout, process
 from .debian import Archive
 
 BASE_PACKAGES = [
@@ -316,6 +316,11 @@ def _copy_root(packages: Path, folder: Path) -> Path:
     return folder / "root"
 
 
+def _recipe() -> str:
+    """Of the modules that make a root."""
+    return cache.digest([Path(module.__file__ or "") for module in (cross, guest_programs)] + [Path(__file__)])
+
+
 def build_dom0(kernel: Path, guest_kernel: Path) -> Path:
     """dom0.ext4: Xen's tools, Weston on GL, the backend with the layer's units and configuration.
 
@@ -343,7 +348,7 @@ def build_dom0(kernel: Path, guest_kernel: Path) -> Path:
                 layout.BACKEND / "setup.py",
             ]
         ),
-        "recipe": cache.digest([Path(__file__)]),
+        "recipe": _recipe(),
     }
 
     def build(folder: Path) -> None:
@@ -401,7 +406,7 @@ def build_domu(kernel: Path) -> Path:
                 layout.BACKEND / "tests",
             ]
         ),
-        "recipe": cache.digest([Path(__file__), Path(guest_programs.__file__)]),
+        "recipe": _recipe(),
     }
 
     def build(folder: Path) -> None:

@@ -16,7 +16,7 @@ def instructions(nanoseconds: float) -> float:
 
 @dataclass(frozen=True)
 class Figures:
-    """A row's results. Instructions in millions, times in milliseconds, memory in MB of 10^6 octets."""
+    """A row's results. Instructions in millions, times in milliseconds, memory in MB of 10^6 bytes."""
 
     worker: float
     """Instructions a flip, as the next ones."""

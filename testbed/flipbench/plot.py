@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Bars as SVG, the same octets for the same figures. Bars in a document need no library that draws."""
+"""Bars as SVG, the same bytes for the same figures. Bars in a document need no library that draws."""
 
 from __future__ import annotations
 

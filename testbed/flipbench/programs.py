@@ -7,7 +7,7 @@ import shutil
 import stat
 from pathlib import Path
 
-from .. import cache, layout, process
+from .. import cache, cross, layout
 from ..debian import Archive
 
 SOURCES = layout.REPOSITORY / "clients" / "flip"
@@ -33,35 +33,18 @@ def initramfs(init: bytes) -> bytes:
     )
 
 
-def _compile(source: Path, target: Path) -> None:
-    process.run(
-        [
-            "aarch64-linux-gnu-gcc",
-            "-std=gnu11",
-            "-O2",
-            "-Wall",
-            "-Wextra",
-            "-Werror",
-            "-static",
-            "-s",
-            str(source),
-            "-o",
-            str(target),
-        ],
-        what=f"program {source.name}",
-    )
-
-
 def _build(folder: Path) -> None:
-    _compile(SOURCES / "flip.c", folder / "flip")
-    _compile(SOURCES / "local.c", folder / LOCAL)
+    for name in ("flip", LOCAL):
+        cross.compile_c([SOURCES / f"{name}.c"], folder / name, "-static", "-s", what=f"program {name}")
     (folder / DOMU).write_bytes(initramfs((folder / "flip").read_bytes()))
 
 
 def build() -> Path:
     """Folder with DOMU and LOCAL."""
     return cache.stage(
-        "flip-programs", {"sources": cache.digest([SOURCES]), "recipe": cache.digest([Path(__file__)])}, _build
+        "flip-programs",
+        {"sources": cache.digest([SOURCES]), "recipe": cache.digest([Path(__file__), Path(cross.__file__)])},
+        _build,
     )
 
 
