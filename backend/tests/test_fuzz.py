@@ -31,6 +31,13 @@ def test_flips_in_c_under_sanitizers():
     assert done.returncode == 0, done.stdout
 
 
+def test_targets_leave_nothing_to_each_other():
+    """They have one process in turn, and C has globals: a fault would end this one."""
+    for seed in range(1, 40):
+        for target in TARGETS.values():
+            assert target().session(random.Random(seed)) >= 0
+
+
 def test_a_failure_says_how_to_repeat_it():
     class Wrong(Target):
         name = "wrong"

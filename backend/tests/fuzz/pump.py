@@ -2,7 +2,8 @@
 """C's part of the flips (pump.c) between a DomU that lies and a compositor that says anything.
 
 The oracle is Python's part: what C has written into the shared pages must be, byte for byte, what
-RequestRing and FlipEvents write for the same flip, and what it leaves alone must be left alone.
+RequestRing and FlipEvents write for the same flip, and what it leaves alone must be left alone. At each call
+that C makes the process may end there: another one must be able to go on with pages and journal.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import random
 import select
 import socket
 import struct
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from xen_dmabuf.displif import packets
@@ -29,10 +32,12 @@ _ATTACH, _COMMIT = 1, 6
 
 
 class _Compositor:
-    """The functions of libwayland that C calls; ``said`` are the requests since they were looked at."""
+    """The functions of libwayland that C calls; ``said`` are the requests since they were looked at.
+    ``called()`` hears of each request and flush."""
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, chance: random.Random, called: Callable[[], None]) -> None:
         self.chance = chance
+        self._called = called
         self.said: list[int] = []
         self.queue: list[Any] = []
         self.callbacks: dict[int, tuple[Any, Any]] = {}
@@ -47,8 +52,12 @@ class _Compositor:
             "read_events": ffi.callback("int(void *)", lambda _display: -self._rarely()),
             "dispatch_pending": ffi.callback("int(void *)", self._dispatch),
             "dispatch_queue": ffi.callback("int(void *, void *)", lambda _display, _queue: -self._rarely()),
-            "flush": ffi.callback("int(void *)", lambda _display: -self._rarely()),
+            "flush": ffi.callback("int(void *)", self._flush),
         }
+
+    def _flush(self, _display: Any) -> int:
+        self._called()
+        return -self._rarely()
 
     def _rarely(self) -> int:
         return int(self.chance.random() < self.lies)
@@ -56,6 +65,7 @@ class _Compositor:
     def _marshal(self, proxy: Any, opcode: int, _arguments: Any) -> None:
         check(int(ffi.cast("uintptr_t", proxy)) == _SURFACE, "a request to another object")
         self.said.append(opcode)
+        self._called()
 
     def _construct(self, proxy: Any, opcode: int, _arguments: Any, _interface: Any) -> Any:
         self._marshal(proxy, opcode, None)
@@ -119,6 +129,35 @@ class _Pictures:
             os.close(fd)
 
 
+@dataclass
+class _End:
+    """Pages and journal as a process leaves them. ``committed``: the compositor was told of a flip in this turn."""
+
+    ring: bytes
+    events: bytes
+    record: bytes
+    committed: bool
+
+    def go_on(self, answered: int) -> None:
+        """As firstaid.py begins. ``answered``: the ring's responses before the turn."""
+        values = Journal(memoryview(self.record)).load()
+        page, events = bytearray(self.ring), bytearray(self.events)
+        ring, sent = RequestRing(page, values[0]), FlipEvents(events, (values[1], values[2]))
+        ring.complete(Journal.RESPONSE.pack(*values[18:20]).ljust(64, b"\0"))
+        ring.publish()
+        sent.publish()
+        ring.close()
+        sent.close()
+        (published,) = struct.unpack_from("@I", page, 8)
+        (before,) = struct.unpack_from("@I", self.ring, 8)
+        check(published == values[0], "responses", published, values[0])
+        check((published - before) & _MASK <= 1, "a response that the journal doesn't have", before, published)
+        if self.committed:
+            check(values[0] == (answered + 1) & _MASK, "shown before it was in the journal", values[0], answered)
+        (told,) = struct.unpack_from("@I", self.events, 4)
+        check((values[1] - told) & _MASK <= 1, "an event that the journal doesn't have", told, values[1])
+
+
 class _Session:
     def __init__(self, chance: random.Random) -> None:
         self.chance = chance
@@ -126,7 +165,9 @@ class _Session:
         self.inputs = 0
         self.ring, self.events, self.record = bytearray(4096), bytearray(4096), bytearray(512)
         self.words, self.event_words = memoryview(self.ring).cast("I"), memoryview(self.events).cast("I")
-        self.compositor, self.pictures = _Compositor(chance), _Pictures(chance)
+        self.compositor, self.pictures = _Compositor(chance, self._keep), _Pictures(chance)
+        self.ends: list[_End] = []
+        self.honest = True
         self.evtchn, self.bell = socket.socketpair()
         self.wayland, self.server = socket.socketpair()
         self.evtchn.setblocking(False)
@@ -146,7 +187,7 @@ class _Session:
         }
         self.heard: list[Any] = []
         listener = ffi.callback("dispatcher_function", lambda *event: self.heard.append(event) or 0)
-        lib.python_dispatcher = listener
+        self._dispatcher, lib.python_dispatcher = lib.python_dispatcher, listener
         self.functions = functions, listener  # C has only their addresses
         self.pump = lib.buffers_pump = ffi.new("struct pump *", functions)
         self.pump.evtchn, self.pump.wayland = self.evtchn.fileno(), self.wayland.fileno()
@@ -170,13 +211,23 @@ class _Session:
 
     def _port(self, ports: list[int], port: int) -> int:
         ports.append(port)
+        self._keep()
         return -int(self.chance.random() < self.failing)
 
+    def _keep(self) -> None:
+        """The process may end here."""
+        self.ends.append(
+            _End(bytes(self.ring), bytes(self.events), bytes(self.record), _COMMIT in self.compositor.said)
+        )
+
     def _lend(self) -> None:
+        Journal(memoryview(self.record)).save(*self._numbers())
         self.pictures.fill(self.lane, self.chance)
         check(lib.lane_lend(self.pump, self.lane), "a lane isn't taken")
 
     def close(self) -> None:
+        lib.lane_reclaim(self.pump, self.lane)
+        lib.buffers_pump, lib.python_dispatcher = ffi.NULL, self._dispatcher
         for words in (self.words, self.event_words):
             words.release()
         for end in (self.evtchn, self.bell, self.wayland, self.server, self.epoll):
@@ -198,6 +249,7 @@ class _Session:
         self.words[0] = (index + 1) & _MASK
 
     def lie(self) -> None:
+        self.honest = False
         words = self.chance.choice((self.words, self.words, self.event_words))
         word = self.chance.randrange(4 if words is self.words else 1)
         near = words[word] + self.chance.randrange(-70, 71)
@@ -249,6 +301,7 @@ class _Session:
         position, requested, shown = (values.in_prod, values.event_id), values.requested, values.shown
         cookie = values.cookies[0]
         self.compositor.said.clear()
+        self.ends.clear()
         count = lib.pump_wait(self.pump, self.epoll.fileno(), 0, self.ready, 8)
         check(count >= 0, "pump_wait()", errno.errorcode.get(-count))
         for entry in self.ready[0:count]:
@@ -266,8 +319,9 @@ class _Session:
         else:
             check(self.ring == ring, "the ring was written without a flip")
             check(not self.compositor.said, "requests without a flip", self.compositor.said)
-        if self.record != bytes(512):
-            check(Journal(memoryview(self.record)).load() == self._numbers(), "the journal")
+        check(Journal(memoryview(self.record)).load() == self._numbers(), "the journal")
+        for end in self.ends if self.honest else ():
+            end.go_on(answered)
         if lane.attention:
             self._resume()
 
@@ -322,7 +376,6 @@ class _Session:
         lane.requests_consumed = lane.values.answered
         self.event_words[0] = self.event_words[1] = lane.values.in_prod
         lane.values.open_flips = lane.values.cookies[0] = 0
-        self.record[:] = bytes(512)
         self._lend()
 
     def run(self) -> int:
@@ -362,6 +415,4 @@ class Pump(Target):
         try:
             return session.run()
         finally:
-            lib.lane_reclaim(session.pump, session.lane)
-            lib.buffers_pump = lib.python_dispatcher = ffi.NULL
             session.close()
