@@ -88,7 +88,7 @@ class Seen:
     system_calls: float
     """Of the worker, a flip; -1: not counted."""
     copied: int
-    """Octets of pixels that the backend copied."""
+    """Bytes of pixels that the backend copied."""
     strategies: list[str]
     failures: list[str] = field(default_factory=list)
 

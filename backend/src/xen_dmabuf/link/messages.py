@@ -248,9 +248,9 @@ class InputStatus(Message):
 
 @dataclass(frozen=True)
 class WorkerStatus(Message):
-    """``flips``: who serves plain ones; ``restarts``: how often a worker went on from a stored state;
-    ``pages_late``: pages that a compositor held longer than a frontend waits; ``releasing_pages``: those
-    that it holds now."""
+    """``flips``: who serves plain ones, "compiled" or "python"; ``restarts``: how often a worker went on from a
+    stored state; ``pages_late``: pages that a compositor held longer than a frontend waits;
+    ``releasing_pages``: those that it holds now."""
 
     pid: int = 0
     compositor: bool = False

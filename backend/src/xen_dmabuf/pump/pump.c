@@ -44,11 +44,6 @@ enum { IN_CONS, IN_PROD };
 
 _Static_assert(sizeof(struct journal) == 144, "Journal.FORMAT of statefile.py");
 
-void fence(void)
-{
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-}
-
 static uint32_t load(const char *page, unsigned int word)
 {
 	return __atomic_load_n((const uint32_t *)page + word, __ATOMIC_ACQUIRE);
@@ -252,7 +247,7 @@ static bool serve(struct pump *pump, struct lane *lane)
 
 	memcpy(slot, response, PACKET);
 	store(lane->ring, RSP_PROD, values->answered);
-	fence();
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	if (values->answered - load(lane->ring, RSP_EVENT) < values->answered - old &&
 	    pump->notify(pump->evtchn, lane->request_port))
 		lane->attention = true;

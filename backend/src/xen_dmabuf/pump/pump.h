@@ -110,6 +110,3 @@ int buffer_dispatcher(const void *data, void *target, uint32_t opcode, const voi
 extern int (*python_dispatcher)(const void *data, void *target, uint32_t opcode, const void *message, void *arguments);
 /* Whose lanes they are. */
 extern struct pump *buffers_pump;
-
-/* A full barrier among CPUs. */
-void fence(void);

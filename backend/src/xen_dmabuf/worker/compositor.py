@@ -93,8 +93,6 @@ class Compositor:
         self.presentation_clock = -1
         """clockid_t of wp_presentation's times, -1: it hasn't said."""
         self.windows: set[Window] = set()
-        self.silent = 0
-        """Of the events dispatched now, those whose handlers have flushed what they asked for."""
         self.no_events: object = None
         """A queue that lane.bind() made; it ends with the connection."""
         self.at_end: dict[object, Callable[[], None]] = {}
@@ -185,7 +183,6 @@ class Compositor:
 
     def _readable(self) -> None:
         assert self._display is not None
-        self.silent = 0
         try:
             self._display.read()
             events = self._display.dispatch(block=False)
@@ -193,8 +190,7 @@ class Compositor:
             return self._lost(error)
         if not events and self._has_ended():
             return self._lost("it ended amid an event")
-        if not events or events != self.silent:  # C may have dispatched others before
-            self.flush()
+        self.flush()
 
     def _has_ended(self) -> bool:
         """Whether the other end is closed and all of it was read. libwayland (seen with 1.26) says so only

@@ -240,6 +240,8 @@ class Connector:
 
     async def close(self) -> None:
         """Stop answering and give pages, ports and window back; idempotent."""
+        self._waits = False
+        self.reclaim()
         task, self._task = self._task, None
         if task and task is not asyncio.current_task():
             task.cancel()

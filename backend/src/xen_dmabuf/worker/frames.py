@@ -36,12 +36,14 @@ def attach_arguments(buffer: Proxy) -> Any:
 class Callback:
     """A wl_callback, of its request or of an earlier one: it is used again once it is done.
 
-    ``committed``: when (loop time). pywayland's dispatcher looks for ``dispatcher`` alone.
+    ``committed``: when (loop time). ``address``: of one that C has asked for, else 0. pywayland's dispatcher
+    looks for ``dispatcher`` alone.
     """
 
-    __slots__ = ("committed", "dispatcher", "handle", "pointer")
+    __slots__ = ("address", "committed", "dispatcher", "handle", "pointer")
 
     def __init__(self, dispatcher: _Dispatcher) -> None:
+        self.address = 0
         self.committed = 0.0
         self.dispatcher = dispatcher
         self.handle: Any = ffi.new_handle(self)
@@ -87,9 +89,10 @@ class Frames:
         callback = self._free.pop() if self._free else Callback(self._dispatcher)
         callback.committed = now
         self._new[0].o = ffi.NULL
-        pointer = callback.pointer = lib.wl_proxy_marshal_array_constructor(
-            self.pointer, _FRAME, self._new, WlCallback._ptr
-        )
+        pointer = lib.wl_proxy_marshal_array_constructor(self.pointer, _FRAME, self._new, WlCallback._ptr)
+        if not pointer:
+            raise MemoryError("wl_surface.frame")
+        callback.pointer = pointer
         lib.wl_proxy_add_dispatcher(pointer, lib.dispatcher_func, callback.handle, ffi.NULL)
         self._open.add(callback)
         return callback
@@ -102,6 +105,7 @@ class Frames:
         callback = self._free.pop() if self._free else Callback(self._dispatcher)
         callback.committed = committed
         callback.pointer = ffi.cast("struct wl_proxy *", ffi.cast("uintptr_t", address))  # type: ignore[type-var]  # the stubs know structs
+        callback.address = address
         orphans[address] = functools.partial(self._on_done, callback)
         self._open.add(callback)
         return callback
@@ -109,14 +113,15 @@ class Frames:
     def forget(self, callback: Callback) -> None:
         """It isn't heard any more, and may be used again. Idempotent."""
         if callback in self._open:
-            orphans.pop(int(ffi.cast("uintptr_t", callback.pointer)), None)
+            if callback.address:
+                del orphans[callback.address]
+                callback.address = 0
             self._open.discard(callback)
             lib.wl_proxy_destroy(callback.pointer)
             callback.pointer = None
             self._free.append(callback)
 
     def _on_done(self, callback: Callback) -> None:
-        self._compositor.silent += 1
         self._done(callback)
         self.forget(callback)
 

@@ -117,7 +117,26 @@ class Lane:
         """``pages``: ring, event page and journal as memoryviews, which stay as they are until reclaim();
         ``ports``: the local ones of requests and events; ``surface``: its pointer, and the arguments of
         damage_buffer; ``journal``: the fields of struct journal; ``pictures``: cookie, image, and where it
-        is copied to and from, which are released by reclaim(); the first one is shown now."""
+        is copied to and from, which are released by reclaim(); the first one is shown now.
+
+        Nothing is lent if there are too many lanes, or if it raises."""
+        self._pictures = [_Shown(*picture) for picture in pictures]
+        try:
+            self._describe(pages, ports, surface, sample_at, journal)
+            if lib.lane_lend(self._pump.state, self.values):
+                self._pump.lanes[self.values] = self.resume
+        finally:
+            if not self.lent:
+                self._let_go()
+
+    def _describe(
+        self,
+        pages: tuple[Any, Any, Any],
+        ports: tuple[int, int],
+        surface: tuple[Any, Any],
+        sample_at: float,
+        journal: dict[str, Any],
+    ) -> None:
         lane = self.values
         lane.ring, lane.events, lane.record = (self._view(page) for page in pages)
         lane.request_port, lane.event_port = ports
@@ -127,8 +146,7 @@ class Lane:
         lane.requests_consumed = journal["answered"]
         lane.copied = 0
         lane.answered_at = lane.committed = float("-inf")
-        self._pictures = [_Shown(*picture) for picture in pictures]
-        lane.pictures, lane.shown = len(pictures), 0
+        lane.pictures, lane.shown = len(self._pictures), 0
         for index, picture in enumerate(self._pictures):
             image, entry = picture.image, lane.picture[index]
             image.lane = self
@@ -139,10 +157,6 @@ class Lane:
             if picture.copy:
                 entry.copy_to, entry.copy_from = (self._view(view) for view in picture.copy)
                 entry.copy_length = len(picture.copy[0])
-        if lib.lane_lend(self._pump.state, lane):
-            self._pump.lanes[lane] = self.resume
-        else:
-            self._let_go()
 
     def _view(self, memory: Any) -> Any:
         view = ffi.from_buffer("char[]", memory)

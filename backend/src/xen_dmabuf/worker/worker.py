@@ -446,7 +446,7 @@ class Worker:
             self._driver,
             caches.state if caches else "",
             caches.written_back if caches else 0,
-            "compiled" if loop.current() else "python",
+            "compiled" if loop.current() and not (caches and caches.needed) else "python",
             self._ports.throttled if self._ports else 0,
             scene.pixel_bytes_copied,
             self._releases.pages_late,
