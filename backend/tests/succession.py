@@ -84,7 +84,7 @@ class Succession:
         for device in worker._devices.values():
             for connector in device.connectors:
                 tasks.add(connector._task)
-                connector._open.clear()  # no timer answers for the dead
+                connector.flips.forget()  # no timer answers for the dead
             tasks |= device.framebuffers._imports
             for buffer in device.buffers:
                 if buffer.backing:

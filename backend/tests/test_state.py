@@ -471,9 +471,9 @@ def test_a_request_is_answered_once_wherever_its_worker_died(xen, alone, monkeyp
             (connector,) = device.connectors
             owner, method = {
                 "table": (workers.worker._state, "write"),
-                "save": (connector._journal, "save"),
-                "write": (connector._requests, "write"),
-                "publish": (connector._requests, "publish"),
+                "save": (connector.flips.journal, "save"),
+                "write": (connector.flips.requests, "write"),
+                "publish": (connector.flips.requests, "publish"),
             }[place]
             stopped = stop_at(monkeypatch, owner, method, call)
             identifier = control.post(REQUESTS[name], *fields)
@@ -506,7 +506,7 @@ def test_a_request_is_answered_once_wherever_its_worker_died(xen, alone, monkeyp
             assert [framebuffer.cookie for framebuffer in device.framebuffers] == expected
             (connector,) = device.connectors
             if name in ("configure", "flip"):
-                assert connector.configuration.fb_cookie == 2
+                assert connector.flips.fb_cookie == 2
             if name == "configure":
                 assert connector.configuration.request.width == 32
             # and a successor of the successor finds nothing to do
@@ -529,7 +529,7 @@ def test_a_first_flip_whose_number_is_0_is_not_taken_for_begun(xen, alone, monke
             await workers.frontend.show(1, 64, 48)  # three requests
             assert control._words[2] == 0xFFFFFFFF
             (connector,) = workers.worker._devices[0].connectors
-            stopped = stop_at(monkeypatch, connector._journal, "save")
+            stopped = stop_at(monkeypatch, connector.flips.journal, "save")
             identifier = control.post(OP.OP_PG_FLIP, 1)
             await until(lambda: bool(stopped), "the place where it dies")
             await workers.die()
@@ -548,7 +548,7 @@ def test_a_refusal_that_was_counted_stays_one(xen, alone, monkeypatch):
             control = workers.frontend.connectors[0]
             fields = await _prepare(workers, "create")
             (connector,) = workers.worker._devices[0].connectors
-            stopped = stop_at(monkeypatch, connector._requests, "write")
+            stopped = stop_at(monkeypatch, connector.flips.requests, "write")
             control.post(OP.OP_DBUF_CREATE, 1, *fields[1:])
             await until(lambda: bool(stopped), "the answer")
             await workers.die()
@@ -570,7 +570,7 @@ def test_a_configuration_that_does_not_fit_costs_no_other_connector(xen, weston,
             await frontend.show(2, 32, 24)
             await frontend.show(3, 64, 48, connector=1)
             connector = workers.worker._devices[0].connectors[0]
-            stopped = stop_at(monkeypatch, connector._journal, "save")
+            stopped = stop_at(monkeypatch, connector.flips.journal, "save")
             slot = 64 + control._words[0] % 32 * 64
             control.post(OP.OP_SET_CONFIG, 1, 0, 0, 64, 48, 32)
             await until(lambda: bool(stopped), "the place where it dies")
@@ -579,7 +579,7 @@ def test_a_configuration_that_does_not_fit_costs_no_other_connector(xen, weston,
             worker = workers.go_on()
             first, second = worker._devices[0].connectors
             await until(lambda: second.window and placed(second.window), "the other picture")
-            assert first.configuration.fb_cookie == 2 and placed(first.window)[0].width == 32
+            assert first.flips.fb_cookie == 2 and placed(first.window)[0].width == 32
 
     asyncio.run(run())
 

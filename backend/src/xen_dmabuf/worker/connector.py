@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""One connector of a DomU: its two shared pages, its two event channels, its window.
+"""One connector of a DomU: its event channels, its requests, its window.
 
 A task takes requests from the ring in order and answers each. A flip is answered by an event on the
-event page once the window says what became of it. Each answer is in the journal before the frontend
-can see it, so that another process can go on at any instruction. All in the asyncio thread.
+event page once the window says what became of it (flips.py). All in the asyncio thread.
 """
 
 from __future__ import annotations
@@ -14,12 +13,10 @@ import errno
 import functools
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .. import limits
 from ..displif import directory, edid, geometry, wire
-from ..displif.ring import FlipEvents, RequestRing, RingError
+from ..displif.ring import RingError
 from ..displif.spec import ConnectorSpec
 from ..errors import ConnectionLost, ImportRefused, RequestError
 from ..link.messages import ConnectorStatus
@@ -27,12 +24,13 @@ from ..log import RateLimit, fields
 from ..pump import loop
 from ..xen.gntdev import Gntdev, GrantMapping
 from .backing import CopyBacking
+from .flips import Counters, Flip, Flips
 from .framebuffers import Framebuffer, Framebuffers
 from .ports import Ports
 from .refresher import Refresher
 from .scene import Scene
 from .state import StoredConnector
-from .statefile import Journal, StateError
+from .statefile import Journal
 
 if TYPE_CHECKING:
     import mmap
@@ -53,18 +51,15 @@ _DONE_ALREADY = {
     wire.OP_FB_DETACH: errno.ENOENT,
 }
 
-_NO_COOKIES = (0,) * limits.MAX_FLIPS
-
 Operate = Callable[[wire.Request], Awaitable[None]]
 
 
 class Configuration:
-    """What SET_CONFIG asked for and what was flipped to since."""
+    """What SET_CONFIG asked for."""
 
     def __init__(self, request: wire.SetConfig, width: int, height: int) -> None:
         """``width``, ``height``: the connector's, in pixels."""
         self.request = request
-        self.fb_cookie = request.fb_cookie
         self._connector = (width, height)
         self._crops: dict[tuple[int, int], geometry.Crop] = {}
 
@@ -76,24 +71,6 @@ class Configuration:
             crop = geometry.crop_of_flip(self.request, *size, *self._connector)
             self._crops = {size: crop}  # a DomU may name many sizes
         return crop
-
-
-@dataclass
-class Counters:
-    flips_requested: int = 0
-    flips_shown: int = 0
-    flips_not_shown: int = 0
-    events_dropped: int = 0
-    requests_refused: int = 0
-    protocol_errors: int = 0
-
-
-class Flip:
-    """A flip without an answer; ``shown`` is None until it is known."""
-
-    def __init__(self, fb_cookie: int) -> None:
-        self.fb_cookie = fb_cookie
-        self.shown: bool | None = None
 
 
 class Connector:
@@ -121,31 +98,31 @@ class Connector:
         self.label = label
         self.window: Window | None = None
         self.configuration: Configuration | None = None
-        self._counters = Counters()
         self._settings = scene.config.connector_for(scene.domain, spec.name)
         self._grants = grants
         self._ports = ports
         self._scene = scene
         self._framebuffers = framebuffers
-        self._journal = journal
         self._operate = operate
         self._on_change = on_change
         self._on_broken = on_broken
         self._stack = contextlib.ExitStack()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._open: list[Flip] = []
-        self._last_flip = 0  # the last request that was answered, or the next one: a flip that is begun
-        self._turn = asyncio.Event()
         self._waits = False  # the task, for the frontend
         self._lane: Lane | None = None
-        self._replayed = -1
-        self._response: tuple[int, ...] = (0, 0)
-        self._flip_time = self._frame_time = float("-inf")
         self._loop = asyncio.get_running_loop()
         self._quiet = RateLimit()
         self._refresher = Refresher(self._settings.refresh_per_second, self._refresh)
         self._fields = {"domid": grants.domid, "connector": spec.name}
+        self.flips = Flips(
+            journal,
+            self._quiet,
+            self._fields,
+            tell_response=lambda: self._notify(self.req_port),
+            tell_event=lambda: self._notify(self.evt_port),
+            settled=self._lend,
+        )
         self._own: dict[int, Callable[..., Awaitable[int | None]]] = {
             wire.OP_SET_CONFIG: self._set_config,
             wire.OP_PG_FLIP: self._pg_flip,
@@ -155,47 +132,31 @@ class Connector:
     @property
     def counters(self) -> Counters:
         self.reclaim()
-        return self._counters
+        return self.flips.counters
 
     # -- opening and closing
 
     def open(self) -> None:
         """Map the pages and bind the channels; OSError leaves nothing behind."""
         try:
-            self._requests = RequestRing(self._page(self.spec.req_ref))
-            self._stack.callback(self._requests.close)
-            self._events = FlipEvents(self._page(self.spec.evt_ref))
-            self._stack.callback(self._events.close)
+            self._attach()
             self.req_port = self._bind(self.spec.req_port, self._woken)
             self.evt_port = self._bind(self.spec.evt_port, lambda: None)
         except OSError:
             self._stack.close()
             raise
-        self._last_flip = self._requests.answered
-        self._save()
+        self.flips.save()
         self._describe()
         if self.spec.warning and self._quiet.allow(self._loop.time()):
             log.warning("connector may stay black", extra=fields(**self._fields, reason=self.spec.warning))
 
     def adopt(self, stored: StoredConnector) -> None:
         """Go on where another process ended; OSError or StateError leaves nothing behind."""
-        values = self._journal.load()
-        answered, in_prod, event_id, self._last_flip, fb_cookie, open_flips = values[:6]
-        if open_flips > limits.MAX_FLIPS or event_id > 0xFFFF or max(values[14:18]) >> 63:
-            raise StateError(f"has a journal of connector {self.spec.name} that can't be")
-        counters = self._counters
-        counters.flips_requested, counters.flips_shown, counters.flips_not_shown = values[14:17]
-        counters.requests_refused = values[17]
-        self._response = values[18:20]
+        self.flips.load(self.spec.name)
         if stored.config:
             self.configuration = self._configured(wire.SetConfig(*stored.config))
-            self.configuration.fb_cookie = fb_cookie
-        self._open = [Flip(cookie) for cookie in values[6 : 6 + open_flips]]
         try:
-            self._requests = RequestRing(self._page(self.spec.req_ref), answered)
-            self._stack.callback(self._requests.close)
-            self._events = FlipEvents(self._page(self.spec.evt_ref), (in_prod, event_id))
-            self._stack.callback(self._events.close)
+            self._attach(loaded=True)
             for port, callback in (
                 (stored.req_port, self._woken),
                 (stored.evt_port, lambda: None),
@@ -207,21 +168,17 @@ class Connector:
             self._stack.close()
             raise
         self._describe()
-        self._replayed = answered
+
+    def _attach(self, *, loaded: bool = False) -> None:
+        self.flips.attach(self._page(self.spec.req_ref), self._page(self.spec.evt_ref), loaded=loaded)
+        self._stack.callback(self.flips.detach)
 
     def _describe(self) -> None:
-        self._journal.describe(self.spec.req_ref, self.spec.evt_ref, self.req_port, self.evt_port)
+        self.flips.journal.describe(self.spec.req_ref, self.spec.evt_ref, self.req_port, self.evt_port)
 
     def start(self) -> None:
-        """Begin to answer. After adopt(): what was published or begun is told again."""
-        if self._replayed >= 0:
-            self._requests.complete(Journal.RESPONSE.pack(*self._response).ljust(64, b"\0"))
-            self._requests.publish()
-            self._events.publish()
-            for flip in list(self._open):
-                self._flip_done(flip, False)
-            self._notify(self.req_port)
-            self._notify(self.evt_port)
+        """Begin to answer."""
+        self.flips.tell_again()
         self._wake.set()
         self._task = self._loop.create_task(self._run())
         if self.configuration:
@@ -254,35 +211,12 @@ class Connector:
         self._refresher.stop()
         self.close_window(answer=False)
         self._stack.close()
-        self._journal.close()
+        self.flips.journal.close()
 
     def stored(self) -> StoredConnector:
         configuration = self.configuration
         config = vars(configuration.request).values() if configuration else ()
         return StoredConnector(self.spec, self.slot, self.req_port, self.evt_port, tuple(config))
-
-    def _save(self) -> None:
-        self._save_answered(self._requests.answered)
-
-    def _save_answered(self, answered: int) -> None:
-        in_prod, event_id = self._events.position
-        cookies = [flip.fb_cookie for flip in self._open]
-        counters = self._counters
-        self._journal.save(
-            answered,
-            in_prod,
-            event_id,
-            self._last_flip,
-            self.configuration.fb_cookie if self.configuration else 0,
-            len(cookies),
-            *cookies,
-            *_NO_COOKIES[len(cookies) :],
-            counters.flips_requested,
-            counters.flips_shown,
-            counters.flips_not_shown,
-            counters.requests_refused,
-            *self._response,
-        )
 
     # -- requests
 
@@ -305,7 +239,7 @@ class Connector:
                 await self._wake.wait()
                 self._waits = False
                 self._wake.clear()
-                for number, packet in enumerate(self._requests.take()):
+                for number, packet in enumerate(self.flips.requests.take()):
                     if number:
                         await asyncio.sleep(0)  # others have their turn, however many there are
                     await self._serve(wire.parse_request(packet))
@@ -316,7 +250,7 @@ class Connector:
         """The frontend can't be served any more. A bug of ours must not look like a silent frontend."""
         self._waits = False
         if isinstance(error, RingError):
-            self._counters.protocol_errors += 1
+            self.flips.counters.protocol_errors += 1
         elif not isinstance(error, OSError):
             log.error("internal error", exc_info=error, extra=fields(**self._fields))
             return self._broken(f"internal error: {error}")
@@ -328,9 +262,10 @@ class Connector:
     def _serve_flip(self) -> bool:
         """Serve the only request, if it is a flip that can be shown at once; False: nothing was done."""
         caches = self._scene.caches
-        if self._open or self._replayed >= 0 or (caches and caches.needed):
+        requests = self.flips.requests
+        if self.flips.open or self.flips.replays or (caches and caches.needed):
             return False
-        packet = self._requests.peek()
+        packet = requests.peek()
         if packet is None:
             return False
         identifier, operation = wire.HEADER.unpack_from(packet)
@@ -340,28 +275,17 @@ class Connector:
         framebuffer = self._framebuffers.find(cookie)
         if framebuffer is None:
             return False
-        self._requests.consume()
+        requests.consume()
         flip = self._begin(cookie)
-        self._respond(wire.pack_response(identifier, operation, 0), functools.partial(self._present, framebuffer, flip))
-        if self._requests.more():
+        response = wire.pack_response(identifier, operation, 0)
+        self.flips.respond(response, functools.partial(self._present, framebuffer, flip))
+        if requests.more():
             self._wake.set()
         return True
 
     async def _serve(self, request: wire.Request) -> None:
         status, edid_sz = await self._answer(request)
-        self._respond(wire.pack_response(request.id, request.operation, status, edid_sz))
-
-    def _respond(self, response: bytes, first: Callable[[], None] | None = None) -> None:
-        """Answer the oldest request; ``first`` is done once the answer is in the journal."""
-        self._response = Journal.RESPONSE.unpack_from(response)
-        self._last_flip = (self._requests.answered + 1) & 0xFFFFFFFF
-        self._save_answered(self._last_flip)
-        self._replayed = -1
-        if first:
-            first()
-        self._requests.write(response)
-        if self._requests.publish():
-            self._notify(self.req_port)
+        self.flips.respond(wire.pack_response(request.id, request.operation, status, edid_sz))
 
     async def _answer(self, request: wire.Request) -> tuple[int, int]:
         """(status, edid_sz) of the response; status is 0 or a negative errno."""
@@ -372,8 +296,7 @@ class Connector:
             await self._operate(request)
             return 0, 0
         except RequestError as error:
-            replayed = self._requests.answered == self._replayed
-            if replayed and _DONE_ALREADY.get(request.operation) == error.errno:
+            if self.flips.replays and _DONE_ALREADY.get(request.operation) == error.errno:
                 return 0, 0
             self._refused(request.operation, error)
             return -error.errno, 0
@@ -386,7 +309,7 @@ class Connector:
 
     def _refused(self, operation: int, error: Exception) -> None:
         """Count and log a refused request; the log is rate limited per connector."""
-        self._counters.requests_refused += 1
+        self.flips.counters.requests_refused += 1
         if self._quiet.allow(self._loop.time()):
             log.warning(
                 "request refused",
@@ -415,39 +338,33 @@ class Connector:
         if request.reset:
             self._refresher.stop()
             self.configuration = None
+            self.flips.fb_cookie = 0
             self.blank()
             self._on_change()
             return
         framebuffer = await self._drawn(request.fb_cookie)
         geometry.crop_of(request, *self._sizes(framebuffer))  # RequestError if nothing would be shown
         self.configuration = self._configured(request)
+        self.flips.fb_cookie = request.fb_cookie
         self._on_change()
         self._present(framebuffer, None)
         self._refresher.start()
 
     async def _pg_flip(self, request: wire.PgFlip) -> None:
-        number = (self._requests.answered + 1) & 0xFFFFFFFF
-        if self._requests.answered == self._replayed and self._last_flip == number:
-            return  # another process began it, and start() has answered it
-        if not await self._flip_turn():
+        if self.flips.begun:
+            return
+        if not await self.flips.turn():
             raise RequestError(errno.EBUSY, "fb_cookie", request.fb_cookie, "too many open flips")
         framebuffer = await self._drawn(request.fb_cookie)
         flip = self._begin(request.fb_cookie)
-        self._last_flip = number
-        self._save()
+        self.flips.save_begun()
         self._present(framebuffer, flip)
 
     def _begin(self, cookie: int) -> Flip:
-        """A flip that will be answered; whoever calls this saves the journal before it is shown."""
-        configuration = self.configuration
-        if configuration:  # Linux flips before it enables the pipe: what SET_CONFIG names is shown then
-            configuration.fb_cookie = cookie
+        if self.configuration:  # Linux flips before it enables the pipe: what SET_CONFIG names is shown then
+            self.flips.fb_cookie = cookie
         self._refresher.stop()
-        flip = Flip(cookie)
-        self._open.append(flip)
-        self._flip_time = self._loop.time()
-        self._counters.flips_requested += 1
-        return flip
+        return self.flips.begin(cookie)
 
     async def _drawn(self, cookie: int) -> Framebuffer:
         """The framebuffer, with its new content where the GPU reads it; RequestError if none."""
@@ -464,43 +381,6 @@ class Connector:
     def _sizes(self, framebuffer: Framebuffer) -> tuple[int, int, int, int]:
         return framebuffer.width, framebuffer.height, self.spec.width, self.spec.height
 
-    # -- flips
-
-    async def _flip_turn(self) -> bool:
-        """Wait, within bounds, until the last flip is answered; False if too many are open."""
-        if self._open:
-            self._turn.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(limits.FLIP_TURN):
-                    await self._turn.wait()
-        return len(self._open) < limits.MAX_FLIPS
-
-    def _flip_done(self, flip: Flip, shown: bool) -> None:
-        """What became of a flip; nothing after close(). Flips are answered in their order."""
-        if flip in self._open and flip.shown is None:
-            flip.shown = shown
-        while self._open and self._open[0].shown is not None:
-            self._answer_flip(self._open.pop(0))
-
-    def _answer_flip(self, flip: Flip) -> None:
-        self._turn.set()
-        if flip.shown:
-            self._counters.flips_shown += 1
-            self._frame_time = self._loop.time()
-        else:
-            self._counters.flips_not_shown += 1
-        try:
-            self._events.write_flip(flip.fb_cookie)
-        except RingError as error:
-            self._counters.events_dropped += 1
-            if self._quiet.allow(self._loop.time()):
-                log.warning("event dropped", extra=fields(**self._fields, reason=error))
-            return
-        self._save()
-        self._events.publish()
-        self._notify(self.evt_port)
-        self._lend()
-
     def _notify(self, port: int) -> None:
         try:
             self._ports.notify(port)
@@ -514,7 +394,8 @@ class Connector:
         lane, configuration, caches = self._lane, self.configuration, self._scene.caches
         if lane is None or configuration is None or self.window is None or (caches and caches.needed):
             return
-        if self._open or not self._waits or self._wake.is_set() or self._replayed >= 0:
+        flips = self.flips
+        if flips.open or not self._waits or self._wake.is_set() or flips.replays:
             return
         picture = self.window.picture
         if not picture.idle:
@@ -523,11 +404,11 @@ class Connector:
         if not pictures:
             return
         lane.lend(
-            (self._requests.page, self._events.page, self._journal.memory),
+            (flips.requests.page, flips.events.page, flips.journal.memory),
             (self.req_port, self.evt_port),
             picture.surface,
             picture.presentation.due,
-            self._numbers(),
+            flips.numbers,
             [(f.cookie, image, self._framebuffers.copied(f, crop)) for f, image, crop in pictures],
         )
 
@@ -541,47 +422,16 @@ class Connector:
         found.sort(key=lambda entry: not picture.shows(entry[1]))
         return found if found and picture.shows(found[0][1]) else []
 
-    def _numbers(self) -> dict[str, int | tuple[int, ...]]:
-        """The fields of struct journal."""
-        in_prod, event_id = self._events.position
-        counters = self._counters
-        return {
-            "answered": self._requests.answered,
-            "in_prod": in_prod,
-            "event_id": event_id,
-            "last_flip": self._last_flip,
-            "fb_cookie": self.configuration.fb_cookie if self.configuration else 0,
-            "requested": counters.flips_requested,
-            "shown": counters.flips_shown,
-            "not_shown": counters.flips_not_shown,
-            "refused": counters.requests_refused,
-            "response": self._response,
-        }
-
     def reclaim(self) -> None:
         """Take back what C serves: whatever looks at a flip's state, or changes it, begins with this."""
         lane = self._lane
         if lane is None or not lane.reclaim():
             return
         served = lane.values
-        values = served.values
-        self._requests.go_on(values.answered)
-        self._events.go_on(values.in_prod, values.event_id)
-        self._last_flip = values.last_flip
-        self._response = tuple(values.response)
-        if self.configuration:
-            self.configuration.fb_cookie = values.fb_cookie
-        counters = self._counters
-        counters.flips_requested, counters.flips_shown = values.requested, values.shown
-        self._flip_time = max(self._flip_time, served.committed)
-        self._frame_time = max(self._frame_time, served.answered_at)
         self._scene.pixel_bytes_copied += served.copied
-        flight = None
-        if served.flying:
-            flip = Flip(values.cookies[0])
-            self._open.append(flip)
-            flight = lane.flight(functools.partial(self._flip_done, flip))
+        flip = self.flips.go_on(served.values, served.committed, served.answered_at)
         if self.window:
+            flight = lane.flight(functools.partial(self.flips.done, flip)) if flip else None
             self.window.picture.go_on(lane.shown, flight)
 
     def _resume(self) -> None:
@@ -599,7 +449,7 @@ class Connector:
         if self.window is None:
             self.open_window()  # it couldn't be before
         image, configuration, window = framebuffer.image, self.configuration, self.window
-        done = functools.partial(self._flip_done, flip) if flip else None
+        done = functools.partial(self.flips.done, flip) if flip else None
         if image is None or window is None or configuration is None:
             if done:
                 delay = 1 / self._scene.display.hidden_flips_per_second
@@ -612,8 +462,7 @@ class Connector:
     def show_again(self, framebuffer: Framebuffer) -> None:
         """Present a framebuffer whose wl_buffer came late, if it is what should be shown."""
         self.reclaim()
-        configuration = self.configuration
-        if configuration and configuration.fb_cookie == framebuffer.cookie:
+        if self.flips.fb_cookie == framebuffer.cookie:
             self._present(framebuffer, None)
 
     # -- the window
@@ -659,30 +508,25 @@ class Connector:
                 self._scene.compositor.at_end.pop(self, None)
                 self._scene.compositor.seats.remove(window)
             window.destroy()
-        self._give_up_flips(answer)
+        if answer:
+            self.flips.give_up()
+        else:
+            self.flips.forget()
 
     def blank(self) -> None:
         """Show nothing of the guest; flips still open are answered as not shown."""
         self.reclaim()
         if self.window:
             self.window.blank()
-        self._give_up_flips(True)
-
-    def _give_up_flips(self, answer: bool) -> None:
-        if answer:
-            for flip in list(self._open):
-                self._flip_done(flip, False)
-        else:
-            self._open.clear()
+        self.flips.give_up()
 
     def drop(self, framebuffer: Framebuffer) -> None:
         """Show a framebuffer no longer, which is about to go; the next flip is shown again."""
         self.reclaim()
-        configuration = self.configuration
-        if configuration and configuration.fb_cookie == framebuffer.cookie:
-            configuration.fb_cookie = 0
+        if self.flips.fb_cookie == framebuffer.cookie:
+            self.flips.fb_cookie = 0
             self._refresher.stop()
-            self._save()
+            self.flips.save()
             self.blank()
         elif self.window and self.window.shows(framebuffer.image) and not self.window.replace(framebuffer.image):
             self.blank()
@@ -690,36 +534,31 @@ class Connector:
     async def _refresh(self) -> None:
         """A guest that hasn't flipped may have drawn; nothing while the last picture isn't drawn yet."""
         configuration, window = self.configuration, self.window
-        if configuration is None or window is None or not configuration.fb_cookie or window.waits_for_frame:
+        if window is None or not self.flips.fb_cookie or window.waits_for_frame:
             return
         try:
-            framebuffer = await self._drawn(configuration.fb_cookie)
+            framebuffer = await self._drawn(self.flips.fb_cookie)
         except RequestError:
             return
-        if configuration is self.configuration and configuration.fb_cookie == framebuffer.cookie:
+        if configuration is self.configuration and self.flips.fb_cookie == framebuffer.cookie:
             self._present(framebuffer, None)
 
     def status(self) -> ConnectorStatus:
         self.reclaim()
-        configuration = self.configuration
         return ConnectorStatus(
             self.spec.index,
             self.spec.name,
             self.spec.width,
             self.spec.height,
-            configuration.fb_cookie if configuration else 0,
+            self.flips.fb_cookie,
             bool(self.window and self.window.hidden),
             refreshing=self._refresher.runs,
             output=self.window.output if self.window else "",
             present_latency=self.window.presentation.latency if self.window else -1,
             present_missed=self.window.presentation.missed if self.window else 0,
-            flips_open=len(self._open),
-            flip_age=self._age(self._flip_time),
-            frame_age=self._age(self._frame_time),
+            flips_open=len(self.flips.open),
+            flip_age=self.flips.age(self.flips.flip_time),
+            frame_age=self.flips.age(self.flips.frame_time),
             warning=self.spec.warning,
-            **vars(self._counters),
+            **vars(self.flips.counters),
         )
-
-    def _age(self, then: float) -> int:
-        """Milliseconds since, -1: never."""
-        return -1 if then < 0 else int((self._loop.time() - then) * 1000)

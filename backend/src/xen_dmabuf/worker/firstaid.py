@@ -18,7 +18,7 @@ from ..xen.evtchn import Evtchn
 from ..xen.gntdev import Gntdev
 from .statefile import MOST_ATTEMPTS, Journal, StateError, StateFile
 
-# where in a journal: see connector.py
+# where in a journal: see flips.py
 _ANSWERED, _POSITION, _LAST, _SHOWN = 0, slice(1, 3), 3, 4
 _OPEN, _COOKIES = 5, slice(6, 14)
 _COUNTERS, _REQUESTED, _NOT_SHOWN, _RESPONSE = slice(14, 18), 14, 16, slice(18, 20)

@@ -36,7 +36,7 @@ class StateError(Exception):
 
 
 class Journal:
-    """The numbers of one connector that change with each answer; see connector.py for their names.
+    """The numbers of one connector that change with each answer; see flips.py for their names.
 
     save() is a copy of some 150 bytes: it may be called for each response and each event. The last
     response is among them, as in the ring it takes the place of its request.
