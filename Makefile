@@ -83,7 +83,7 @@ soak: $(VENV)/.ready
 
 fuzz: build/.pump
 	@PYTHONPATH=backend/src:backend/tests $(VENV)/bin/python -m fuzz --inputs $(or $(N),1000000) $(if $(SEED),--seed $(SEED)) $(if $(TARGET),--target $(TARGET))
-	@PYTHONPATH=backend/src:backend/tests $(VENV)/bin/python -m fuzz.sanitized --inputs 100000 $(if $(SEED),--seed $(SEED))
+	@$(if $(filter-out pump,$(TARGET)),true,PYTHONPATH=backend/src:backend/tests $(RUN) -m fuzz.sanitized --inputs 100000 $(if $(SEED),--seed $(SEED)))
 
 kernel-loops: $(VENV)/.ready
 	@XEN_DMABUF_MAP_LOOPS=$(or $(N),10000) $(RUN) -m pytest -s tests/testbed/test_image.py -k "selftest or loops or complained"
