@@ -43,7 +43,7 @@ def digest(paths: Iterable[Path]) -> str:
     for path in paths:
         files = sorted(p for p in path.rglob("*") if p.is_symlink() or p.is_file()) if path.is_dir() else [path]
         for file in files:
-            if any(part == "__pycache__" or part.endswith((".egg-info", ".so")) for part in file.parts):
+            if any(part == "__pycache__" or part.endswith((".egg-info", ".so", "_cache")) for part in file.parts):
                 continue  # building leaves them beside the sources
             state.update(str(file.relative_to(path.parent)).encode() + b"\0")
             if file.is_symlink():

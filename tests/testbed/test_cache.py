@@ -97,7 +97,7 @@ def test_digest_sees_content_name_and_mode(tmp_path):
     file.rename(file.with_name("b"))
     digests.add(cache.digest([file.parent]))
     assert len(digests) == 4
-    for left in ("__pycache__", "thing.egg-info"):
+    for left in ("__pycache__", "thing.egg-info", ".ruff_cache", "_pump.abi3.so"):
         (file.parent / left).mkdir()
         (file.parent / left / "a").write_text("left by a build")
     assert cache.digest([file.parent]) in digests
