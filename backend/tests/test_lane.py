@@ -14,6 +14,7 @@ import pytest
 from serving import serving, status_of
 from waiting import until
 
+from xen_dmabuf import limits
 from xen_dmabuf.displif import fourcc, wire
 
 FULL = (0, 0, 64, 48, 32)
@@ -62,16 +63,18 @@ async def flipping(xen, weston):
 
 
 @contextlib.asynccontextmanager
-async def amid_a_flip(xen, weston):
-    """C has begun a flip, and the compositor doesn't answer."""
-    async with flipping(xen, weston) as there:
-        weston.freeze()
-        try:
-            await there.begin()
-            assert there.lane.lent and there.lane.values.flying
-            yield there
-        finally:
-            weston.thaw()
+async def amid_a_flip(xen, weston, patience: float = 600.0):
+    """C has begun a flip, and the compositor doesn't answer; ``patience``: limits.HIDDEN, long enough for slow
+    machines."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limits, "HIDDEN", patience)
+        async with flipping(xen, weston) as there:
+            weston.freeze()
+            try:
+                await there.begin()
+                yield there
+            finally:
+                weston.thaw()
 
 
 def test_c_serves_flips_and_python_counts_them(xen, weston):
@@ -115,6 +118,7 @@ def test_what_interrupts_a_flip_loses_it_not(xen, weston, way):
     async def run():
         async with amid_a_flip(xen, weston) as there:
             flips = len(there.events)
+            assert there.lane.lent and there.lane.values.flying
             await way(there)
             assert not there.answered(flips + 1)
             weston.thaw()
@@ -129,7 +133,7 @@ def test_what_interrupts_a_flip_loses_it_not(xen, weston, way):
 
 def test_without_a_frame_it_is_not_shown(xen, weston):
     async def run():
-        async with amid_a_flip(xen, weston) as there:
+        async with amid_a_flip(xen, weston, limits.HIDDEN) as there:
             flips = len(there.events)
             await until(lambda: there.answered(flips + 1), "the answer of a flip that nobody draws")
             assert there.connector.counters.flips_not_shown == 1 and there.connector.window.hidden
