@@ -170,11 +170,11 @@ class DomU:
         self.run(f"echo vdispl-0 > {_DRIVER}/bind", 60)
 
     def unbind_others(self) -> None:
-        """Leave it the first card only: the window of each connector stays as long as that is connected."""
-        self.run(
-            f"for card in /sys/class/drm/card[1-9]; do basename $(readlink -f $card/device) > {_DRIVER}/unbind; done",
-            60,
-        )
+        """Leave it its first device only, whether the others have connected yet or not.
+
+        The window of each connector stays as long as that is connected.
+        """
+        self.run(f"for device in {_DRIVER}/vdispl-[1-9]; do basename $device > {_DRIVER}/unbind; done", 60)
 
     # -- in Dom0
 
