@@ -141,9 +141,11 @@ def run(folder: Path) -> list[Row]:
         program = kernel_programs.install(dom0, built, "gntdev_bench")
         dom0.run("systemctl stop weston.socket weston xen-dmabuf-backend")
         for balloon, words in CONDITIONS.items():
-            say(f"measuring, {words}")
             _spare(dom0, SPARE_KIB if balloon == "filled" else 0)
-            output = dom0.run(f"{program} {' '.join(map(str, PAGES))}", timeout=900)
+            output = ""
+            for pages in PAGES:
+                say(f"measuring, {words}, {pages} pages")
+                output += dom0.run(f"{program} {pages}", timeout=900)
             (folder / f"{balloon}.txt").write_text(output, encoding="utf-8")
             rows += parse(balloon, output)
         say("measuring for how long another CPU stands still")
