@@ -50,14 +50,16 @@ def xen(request, monkeypatch) -> Iterator[FakeXen]:
         if loop.lib is None:
             pytest.skip("LOUD: xen_dmabuf.pump._pump is not built; flips in C are NOT tested")
         fake.install_pump(monkeypatch)
-        monkeypatch.setattr(asyncio, "run", run_with_pump)
+    else:
+        monkeypatch.setattr(loop, "lib", None)
+    monkeypatch.setattr(asyncio, "run", run_as_a_worker)
     yield fake
     fake.close()
 
 
-def run_with_pump(main: Coroutine[Any, Any, Any]) -> Any:
+def run_as_a_worker(main: Coroutine[Any, Any, Any]) -> Any:
     """asyncio.run(), as the worker does it."""
-    with asyncio.Runner(loop_factory=loop.new_loop) as runner:
+    with asyncio.Runner(loop_factory=loop.Loop) as runner:
         return runner.run(main)
 
 

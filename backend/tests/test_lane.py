@@ -77,6 +77,20 @@ async def amid_a_flip(xen, weston, patience: float = 600.0):
                 weston.thaw()
 
 
+def test_what_was_lent_while_python_waited_is_waited_for_in_c(xen, weston):
+    """A selector that served a flip by itself, and goes on waiting in Python, would never let C have the next one."""
+
+    async def run():
+        async with flipping(xen, weston) as there:
+            pump = asyncio.get_running_loop().pump
+            there.connector.reclaim()
+            pump.ends = False
+            there.connector._lend()
+            assert there.lane.lent and pump.ends
+
+    asyncio.run(run())
+
+
 def test_c_serves_flips_and_python_counts_them(xen, weston):
     async def run():
         async with flipping(xen, weston) as there:

@@ -9,7 +9,6 @@ import functools
 import logging
 import os
 import random
-import selectors
 import signal
 import traceback
 from collections.abc import Callable, Coroutine, Iterator
@@ -89,20 +88,23 @@ def _alarm() -> Iterator[None]:
 # -- virtual time
 
 
-class _Virtual(selectors.BaseSelector):
+class _Selector(pump_loop.Selector):
     """Where an event loop would sleep, the clock jumps: all that could wake it is in this process."""
 
     now = 0.0
     turns = 0
 
     def select(self, timeout: float | None = None) -> list[Any]:
-        ready = super().select(0)  # type: ignore[safe-super]
+        calls = self.calls
+        ready = super().select(0)
         timeout = self._sooner(timeout)
         self.turns += 1
         check(self.turns < MOST_TURNS, "busy without end: time stands still")
-        if not ready and timeout is None:
+        if ready or self.calls != calls:
+            return ready
+        if timeout is None:
             raise Wrong("all wait for each other: nothing is ready and no timer runs")
-        if not ready and timeout > 0:
+        if timeout > 0:
             self.now += timeout
             self.turns = 0
         return ready
@@ -111,11 +113,7 @@ class _Virtual(selectors.BaseSelector):
         return timeout
 
 
-class _Selector(_Virtual, selectors.DefaultSelector):
-    pass
-
-
-class _PumpSelector(_Virtual, pump_loop.Selector):
+class _PumpSelector(_Selector, pump_loop.Pump):
     """C has the same clock, and may wait for less."""
 
     def __init__(self) -> None:
@@ -128,13 +126,12 @@ class _PumpSelector(_Virtual, pump_loop.Selector):
         return min(patience, _WEEK if timeout is None else timeout) if patience < _WEEK else timeout
 
 
-class Loop(asyncio.SelectorEventLoop):
+class Loop(pump_loop.Loop):
     """Knows every task that was made and every exception that nobody caught."""
 
     def __init__(self, compiled: bool) -> None:
         """``compiled``: C may serve flips."""
-        self.pump = _PumpSelector() if compiled else None
-        self._clock: _Selector | _PumpSelector = self.pump or _Selector()
+        self._clock = _PumpSelector() if compiled else _Selector()
         super().__init__(self._clock)
         self.tasks: list[asyncio.Task[Any]] = []
         self.uncaught: list[dict[str, Any]] = []

@@ -4,30 +4,32 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 
 from ..errors import UserError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from typing import Any
 
 
-@functools.cache
-def _fence() -> Callable[[int], None]:
+def _load(order: int) -> None:
     """atomic_thread_fence of libatomic: Python has no barrier and arm64 reorders."""
+    global _call
     try:
-        function = ctypes.PyDLL("libatomic.so.1").atomic_thread_fence
+        _call = ctypes.PyDLL("libatomic.so.1").atomic_thread_fence
     except (OSError, AttributeError) as error:
         raise UserError(
             f"libatomic.so.1 with atomic_thread_fence is needed for the shared rings: {error};"
             " install libatomic1 (Debian) or libatomic (OpenEmbedded)"
         ) from error
-    function.argtypes = [ctypes.c_int]
-    function.restype = None
-    return function
+    _call.restype = None
+    _call(order)
+
+
+_call: Any = _load
+"""Loaded when it is needed first. Without argtypes an int is passed as C's int, and fastest."""
 
 
 def fence() -> None:
     """A full memory barrier among CPUs (memory_order_seq_cst; on arm64 `dmb ish`)."""
-    _fence()(5)
+    _call(5)

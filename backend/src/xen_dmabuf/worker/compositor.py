@@ -18,6 +18,7 @@ import select
 import socket
 import struct
 from collections.abc import Callable
+from typing import Any
 
 from .. import limits
 from ..displif import fourcc
@@ -40,6 +41,7 @@ from .protocols import (
     ZwpLinuxDmabufV1,
     entries,
     ffi,
+    lib,
 )
 from .seat import Seats
 from .window import Window
@@ -75,6 +77,7 @@ class Compositor:
         self._path = path
         self._on_lost = on_lost
         self._display: Display | None = None
+        self._pointer: Any = None  # to its struct: pywayland's methods cost several times the calls that they make
         self._registry: Proxy = None
         self.seats = Seats()
         self._loop = asyncio.get_running_loop()
@@ -112,8 +115,9 @@ class Compositor:
             raise OSError(error.errno, os.strerror(error.errno or 0), self._path) from error
         self._display = Display(client.detach())
         self._display.connect()
+        self._pointer = self._display._ptr
         self._fd = self._display.get_fd()
-        self._loop.add_reader(self._fd, self._readable)
+        loop.watch(self._loop, self._fd, self._readable)
         pump = loop.current()
         if pump:
             from .lane import bind
@@ -147,10 +151,10 @@ class Compositor:
 
     def close(self) -> None:
         """Drop the connection and every object of it; idempotent."""
-        display, self._display = self._display, None
+        display, self._display, self._pointer = self._display, None, None
         if display is None:
             return
-        self._loop.remove_reader(self._fd)
+        loop.unwatch(self._loop, self._fd)
         if self._writing:
             self._loop.remove_writer(self._fd)
             self._writing = False
@@ -172,7 +176,7 @@ class Compositor:
         if self._losing or self._display is None:
             return
         self._losing = True
-        self._loop.remove_reader(self._fd)
+        loop.unwatch(self._loop, self._fd)
         log.warning("compositor gone", extra=fields(socket=self._path, why=why))
         self._loop.call_soon(self._finish_loss)
 
@@ -182,15 +186,21 @@ class Compositor:
             self._on_lost()
 
     def _readable(self) -> None:
-        assert self._display is not None
-        try:
-            self._display.read()
-            events = self._display.dispatch(block=False)
-        except RuntimeError as error:
-            return self._lost(error)
+        display = self._pointer
+        while lib.wl_display_prepare_read(display):
+            if lib.wl_display_dispatch_pending(display) < 0:
+                return self._failed()
+        if lib.wl_display_read_events(display):
+            return self._failed()
+        events = lib.wl_display_dispatch_pending(display)
+        if events < 0:
+            return self._failed()
         if not events and self._has_ended():
             return self._lost("it ended amid an event")
         self.flush()
+
+    def _failed(self) -> None:
+        self._lost(os.strerror(lib.wl_display_get_error(self._pointer)))
 
     def _has_ended(self) -> bool:
         """Whether the other end is closed and all of it was read. libwayland (seen with 1.26) says so only
@@ -203,7 +213,7 @@ class Compositor:
         """Send what was requested; call after a batch of requests."""
         if self._display is None or self._losing:
             return
-        if self._display.flush() >= 0:
+        if lib.wl_display_flush(self._pointer) >= 0:
             if self._writing:
                 self._loop.remove_writer(self._fd)
                 self._writing = False

@@ -119,8 +119,7 @@ class Connector:
             journal,
             self._quiet,
             self._fields,
-            tell_response=lambda: self._notify(self.req_port),
-            tell_event=lambda: self._notify(self.evt_port),
+            notify=self._notify,
             settled=self._lend,
         )
         self._own: dict[int, Callable[..., Awaitable[int | None]]] = {
@@ -140,8 +139,8 @@ class Connector:
         """Map the pages and bind the channels; OSError leaves nothing behind."""
         try:
             self._attach()
-            self.req_port = self._bind(self.spec.req_port, self._woken)
-            self.evt_port = self._bind(self.spec.evt_port, lambda: None)
+            self.flips.request_port = self._bind(self.spec.req_port, self._woken)
+            self.flips.event_port = self._bind(self.spec.evt_port, lambda: None)
         except OSError:
             self._stack.close()
             raise
@@ -163,7 +162,7 @@ class Connector:
             ):
                 self._ports.adopt(port, callback)
                 self._stack.callback(self._ports.unbind, port)
-            self.req_port, self.evt_port = stored.req_port, stored.evt_port
+            self.flips.request_port, self.flips.event_port = stored.req_port, stored.evt_port
         except OSError:
             self._stack.close()
             raise
@@ -174,7 +173,8 @@ class Connector:
         self._stack.callback(self.flips.detach)
 
     def _describe(self) -> None:
-        self.flips.journal.describe(self.spec.req_ref, self.spec.evt_ref, self.req_port, self.evt_port)
+        flips = self.flips
+        flips.journal.describe(self.spec.req_ref, self.spec.evt_ref, flips.request_port, flips.event_port)
 
     def start(self) -> None:
         """Begin to answer."""
@@ -214,9 +214,9 @@ class Connector:
         self.flips.journal.close()
 
     def stored(self) -> StoredConnector:
-        configuration = self.configuration
+        configuration, flips = self.configuration, self.flips
         config = vars(configuration.request).values() if configuration else ()
-        return StoredConnector(self.spec, self.slot, self.req_port, self.evt_port, tuple(config))
+        return StoredConnector(self.spec, self.slot, flips.request_port, flips.event_port, tuple(config))
 
     # -- requests
 
@@ -405,7 +405,7 @@ class Connector:
             return
         lane.lend(
             (flips.requests.page, flips.events.page, flips.journal.memory),
-            (self.req_port, self.evt_port),
+            (flips.request_port, flips.event_port),
             picture.surface,
             picture.presentation.due,
             flips.numbers,
@@ -437,8 +437,7 @@ class Connector:
     def _resume(self) -> None:
         """C can't go on, and doesn't say why: whatever it may have left is done."""
         self.reclaim()
-        self._notify(self.req_port)
-        self._notify(self.evt_port)
+        self.flips.tell()
         if self.window:
             self.window.picture.settle()
         self._wake.set()

@@ -57,12 +57,12 @@ class Flips:
         quiet: RateLimit,
         context: dict[str, Any],
         *,
-        tell_response: Callable[[], None],
-        tell_event: Callable[[], None],
+        notify: Callable[[int], None],
         settled: Callable[[], None],
     ) -> None:
-        """``tell_response``, ``tell_event`` notify the frontend; ``settled`` hears that a flip was answered.
+        """``notify`` tells the frontend, by a local port; ``settled`` hears that a flip was answered.
         ``quiet`` and ``context`` are for the log."""
+        self.request_port = self.event_port = -1
         self.requests: RequestRing
         self.events: FlipEvents
         self.journal = journal
@@ -77,8 +77,7 @@ class Flips:
         self._loop = asyncio.get_running_loop()
         self._quiet = quiet
         self._context = context
-        self._tell_response = tell_response
-        self._tell_event = tell_event
+        self._notify = notify
         self._settled = settled
 
     # -- beginning and ending
@@ -120,8 +119,12 @@ class Flips:
         self.requests.publish()
         self.events.publish()
         self.give_up()
-        self._tell_response()
-        self._tell_event()
+        self.tell()
+
+    def tell(self) -> None:
+        """Notify the frontend of all that was published."""
+        self._notify(self.request_port)
+        self._notify(self.event_port)
 
     @property
     def replays(self) -> bool:
@@ -132,13 +135,10 @@ class Flips:
         self._save(self.requests.answered)
 
     def _save(self, answered: int) -> None:
-        in_prod, event_id = self.events.position
-        cookies = [flip.fb_cookie for flip in self.open]
-        counters = self.counters
+        counters, cookies = self.counters, [flip.fb_cookie for flip in self.open] if self.open else []
         self.journal.save(
             answered,
-            in_prod,
-            event_id,
+            *self.events.position,
             self._last,
             self.fb_cookie,
             len(cookies),
@@ -163,7 +163,7 @@ class Flips:
             first()
         self.requests.write(response)
         if self.requests.publish():
-            self._tell_response()
+            self._notify(self.request_port)
 
     # -- flips
 
@@ -226,7 +226,7 @@ class Flips:
             return
         self.save()
         self.events.publish()
-        self._tell_event()
+        self._notify(self.event_port)
         self._settled()
 
     # -- in C's hands

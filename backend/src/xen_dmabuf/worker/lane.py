@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import limits
 from ..pump import ffi, lib
-from ..pump.loop import Selector
+from ..pump.loop import Pump
 from . import protocols
 from .picture import Flight
 from .protocols import Dispatcher, WlBuffer, WlCallback, WlSurface
@@ -56,7 +56,7 @@ WlBuffer.proxy_class = _Buffer
 lib.python_dispatcher = ffi.cast(ffi.typeof(lib.python_dispatcher), address(protocols.lib.dispatcher_func))
 
 
-def bind(pump: Selector, compositor: Compositor, display: protocols.Display) -> None:
+def bind(pump: Pump, compositor: Compositor, display: protocols.Display) -> None:
     """Let C use a compositor's connection, while anything is lent."""
     state = pump.state
     for field, name in (
@@ -94,7 +94,7 @@ class Lane:
     ROOM = 16
     """So many framebuffers."""
 
-    def __init__(self, pump: Selector, resume: Callable[[], None]) -> None:
+    def __init__(self, pump: Pump, resume: Callable[[], None]) -> None:
         self._pump = pump
         self.resume = resume
         self.values = ffi.new("struct lane *")
@@ -125,6 +125,7 @@ class Lane:
             self._describe(pages, ports, surface, sample_at, journal)
             if lib.lane_lend(self._pump.state, self.values):
                 self._pump.lanes[self.values] = self.resume
+                self._pump.ends = True  # the next turn waits in C
         finally:
             if not self.lent:
                 self._let_go()

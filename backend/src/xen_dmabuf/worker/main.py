@@ -38,7 +38,7 @@ from ..link.messages import (
 )
 from ..linux import process
 from ..log import fields
-from ..pump.loop import new_loop
+from ..pump.loop import Loop
 from .statefile import StateError
 from .worker import Worker
 
@@ -182,7 +182,7 @@ def main(domid: int, files: dict[str, int], answered: int, answered_at: float) -
                 "flips of the last process answered",
                 extra=fields(domid=domid, flips=answered, after=f"{process.age(answered_at):.2f} s"),
             )
-        with asyncio.Runner(loop_factory=new_loop) as runner:
+        with asyncio.Runner(loop_factory=Loop) as runner:
             return runner.run(_run(domid, files))
     except (UserError, OSError) as error:
         log.error("worker ends", extra=fields(domid=domid, reason=error))

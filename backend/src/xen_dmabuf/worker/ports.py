@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 
-from ..pump.loop import current
+from ..pump.loop import current, unwatch, watch
 from ..xen.evtchn import Evtchn
 
 _BURST = 500  # events of one port within _WINDOW that are taken at once
@@ -27,13 +26,13 @@ class Ports:
         self._pump = current()
         if self._pump:
             self._pump.state.evtchn = evtchn.fd
-        self._loop.add_reader(evtchn.fd, self._readable)
+        watch(self._loop, evtchn.fd, self._readable)
 
     def close(self) -> None:
         if self.evtchn.fd >= 0:
             if self._pump:
                 self._pump.state.evtchn = -1
-            self._loop.remove_reader(self.evtchn.fd)
+            unwatch(self._loop, self.evtchn.fd)
             self.evtchn.close()
 
     def bind(self, remote_port: int, callback: Callable[[], None]) -> int:
@@ -58,8 +57,11 @@ class Ports:
 
     def _readable(self) -> None:
         ports = self._pump.take_ports() if self._pump else []
-        with contextlib.suppress(BlockingIOError):
+        try:
             ports += self.evtchn.read()
+        except BlockingIOError:
+            if not ports:
+                return
         for port in ports:
             callback = self._callbacks.get(port)
             if callback is None:

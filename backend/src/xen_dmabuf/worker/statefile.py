@@ -49,16 +49,16 @@ class Journal:
 
     def __init__(self, memory: memoryview) -> None:
         self.memory = self._memory = memory
+        self._valid = memory[2 * _RECORD : 2 * _RECORD + 4].cast("I")
+        self._pack_into = self.FORMAT.pack_into
 
     def save(self, *values: int) -> None:
-        (valid,) = _U32.unpack_from(self._memory, 2 * _RECORD)
-        other = 1 - (valid & 1)
-        self.FORMAT.pack_into(self._memory, other * _RECORD, *values)
-        _U32.pack_into(self._memory, 2 * _RECORD, other)
+        other = ~self._valid[0] & 1
+        self._pack_into(self._memory, other * _RECORD, *values)
+        self._valid[0] = other
 
     def load(self) -> tuple[int, ...]:
-        (valid,) = _U32.unpack_from(self._memory, 2 * _RECORD)
-        return self.FORMAT.unpack_from(self._memory, (valid & 1) * _RECORD)
+        return self.FORMAT.unpack_from(self._memory, (self._valid[0] & 1) * _RECORD)
 
     # -- what does not change: what a process needs to answer before it has read the table
 
@@ -76,6 +76,7 @@ class Journal:
         self._FIXED.pack_into(self._memory, 2 * _RECORD + 4, 0, 0, 0, 0, 0)
 
     def close(self) -> None:
+        self._valid.release()
         self._memory.release()
 
 
