@@ -7,9 +7,9 @@ key. data/backend.toml comments every key.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from .codec import CodecError, choice, decode, number, text
@@ -128,12 +128,13 @@ _NAMED = {"gpu": "default", "quota": "default", "connector": "*"}
 """Tables of tables, and the one of each that the others start from."""
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: str) -> dict[str, Any]:
     """A file's plain data, which is valid by itself; UserError names the file."""
     import tomllib  # here, as a worker never reads one
 
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        with open(path, "rb") as file:
+            data = tomllib.load(file)
         _decode(data)
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: not valid TOML: {error}") from error
@@ -165,14 +166,25 @@ def _merge(base: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _drop_ins(folder: str) -> list[str]:
+    """In the order of their names; UserError if there is a folder that can't be read."""
+    try:
+        names = sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror}") from error
+    return [f"{folder}/{name}" for name in names if name.endswith(".toml")]
+
+
 def load(path: str, *, must_exist: bool) -> Config:
     """Read ``path`` and the drop-ins ``path``.d/*.toml, in the order of their names.
 
     Without ``path`` the defaults are the base, unless ``must_exist``. UserError.
     """
-    files = sorted(Path(path + ".d").glob("*.toml"))
-    if Path(path).exists():
-        files.insert(0, Path(path))
+    files = _drop_ins(f"{path}.d")
+    if os.path.exists(path):
+        files.insert(0, path)
     elif must_exist:
         raise UserError(f"{path}: no such configuration file")
     data: dict[str, Any] = {}
