@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from .codec import CodecError, choice, decode, number, text
 from .errors import UserError
+from .record import record
 
 STRATEGIES = ("map", "export", "copy")
 ALLOCATORS = ("gbm", "dumb")
@@ -25,7 +26,7 @@ _COLOUR = re.compile("#[0-9a-fA-F]{6}")
 LEVELS = ("debug", "info", "warning", "error")
 
 
-@dataclass(frozen=True)
+@record
 class Quota:
     """What one DomU may hold at once; pages are of 4096 bytes."""
 
@@ -36,7 +37,7 @@ class Quota:
     height: int = number(8192, low=1, high=16384)
 
 
-@dataclass(frozen=True)
+@record
 class Display:
     """Where and how the workers show their DomU."""
 
@@ -45,7 +46,7 @@ class Display:
     hidden_flips_per_second: int = number(10, low=1, high=60)
 
 
-@dataclass(frozen=True)
+@record
 class Gpu:
     """Buffer strategies, tried in order, where ``map`` takes its buffers from, and whether the
     CPU's caches are written back before the GPU reads."""
@@ -56,7 +57,7 @@ class Gpu:
     caches: str = choice("auto", CACHES)
 
 
-@dataclass(frozen=True)
+@record
 class ConnectorConfig:
     """One screen of one DomU: where and how it is shown, and who gets the keyboard.
 
@@ -87,7 +88,7 @@ class ConnectorConfig:
         return "" if _COLOUR.fullmatch(self.idle) else self.idle
 
 
-@dataclass(frozen=True)
+@record
 class Config:
     log_level: str = choice("info", LEVELS)
     control_socket: str = "/run/xen-dmabuf/control.sock"

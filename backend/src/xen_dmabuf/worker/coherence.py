@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+
+from ..record import record
 
 # where coherence is a property of each device's node; elsewhere every device is coherent
 _BY_DEVICE_TREE = ("aarch64", "armv7l", "riscv64")
 _ANSWERS = {"dma-coherent": True, "dma-noncoherent": False}
 
 
-@dataclass(frozen=True)
+@record
 class Coherence:
     """The answer, and what it was read from."""
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
 
 from ..errors import UserError
 from ..linux import drm
 from ..log import fields
+from ..record import record
 
 log = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 _NOT_A_GPU = ("vgem", "vkms", "xendrm-du")
 
 
-@dataclass(frozen=True)
+@record
 class Card:
     """A DRM node with its driver's name and whether a connector of it is connected."""
 
