@@ -56,7 +56,7 @@ class Sysfs:
             (owner / "of_node").symlink_to(node)
 
     def ask(self, machine: str = "aarch64") -> coherence.Coherence:
-        return coherence.of_device(CARD, self.root, machine)
+        return coherence.of_device(CARD, str(self.root), machine)
 
 
 @pytest.fixture

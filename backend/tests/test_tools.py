@@ -206,6 +206,27 @@ def test_the_compositors_card_is_chosen():
         gpu.choose([], None)
 
 
+def test_cards_are_found_in_sysfs_by_number(tmp_path):
+    """Not a connector's folder, and card10 after card9."""
+    drm = tmp_path / "class/drm"
+    for connector, status in (
+        ("card9-HDMI-A-1", "disconnected"),
+        ("card9-DP-1", "connected"),
+        ("card10-DP-1", "unknown"),
+    ):
+        (drm / connector).mkdir(parents=True)
+        (drm / connector / "status").write_text(status + "\n")
+    (drm / "card10-Writeback-1").mkdir()
+    device = tmp_path / "dev/char/226:128/device/drm"
+    for name in ("renderD128", "card10", "card9", "card9-DP-1"):
+        (device / name).mkdir(parents=True)
+    sysfs = str(tmp_path)
+    assert gpu.card_of_device(os.makedev(226, 128), sysfs) == "/dev/dri/card9"
+    assert gpu.card_of_device(os.makedev(226, 0), sysfs) is None
+    assert gpu._connected("card9", sysfs) and not gpu._connected("card10", sysfs) and not gpu._connected("card1", sysfs)
+    assert gpu.list_cards(sysfs, str(device)) == [], "folders are no nodes: each is left out, with a warning"
+
+
 # -- checks
 
 

@@ -24,6 +24,7 @@ def number(value: float, digits: int) -> str:
 COSTS: dict[str, Cell] = {
     "flips/s": lambda f: number(f.rate, 1),
     "worker": lambda f: f"**{number(f.worker, 3)}**",
+    "memcpy": lambda f: number(f.memcpy, 3),
     "supervisor": lambda f: number(f.supervisor, 3),
     "kernel threads": lambda f: number(f.kernel, 3),
     "Weston": lambda f: number(f.weston, 2),
@@ -31,7 +32,7 @@ COSTS: dict[str, Cell] = {
     "wakeups": lambda f: number(f.wakeups, 2),
     "system calls": lambda f: number(f.system_calls, 1),
 }
-"""Columns of the first table; all but the first are a flip's."""
+"""Columns of the first table; all but the rate are a flip's."""
 OTHERS: dict[str, Cell] = {
     "flips": lambda f: str(f.flips),
     "shown": lambda f: str(f.shown),
@@ -42,6 +43,11 @@ OTHERS: dict[str, Cell] = {
     "PSS, MB": lambda f: number(f.pss, 1),
     "idle: M instructions/s": lambda f: number(f.idle_instructions, 3),
     "idle: wakeups/s": lambda f: number(f.idle_wakeups, 1),
+}
+STARTS: dict[str, Cell] = {
+    "supervisor, ready": lambda f: number(f.start_supervisor, 0),
+    "worker, screens": lambda f: number(f.start_worker, 0),
+    "worker, first flip": lambda f: number(f.start_flip, 0),
 }
 
 
@@ -67,7 +73,8 @@ def tables(results: list[Result]) -> str:
     outputs = ", ".join(f"{width}×{height} with {renderer}" for renderer, (width, height) in OUTPUTS.items())
     return f"""{_measured(results)} A "+" after it: with changes that were not committed. Weston's output: {outputs}.
 
-Millions of instructions a flip; wakeups and system calls of the worker, a flip:
+Millions of instructions a flip, and of the C library's memcpy for as large a picture; wakeups and system calls of the
+worker, a flip:
 
 {_table(results, COSTS)}
 
@@ -75,6 +82,11 @@ Flips; milliseconds from PAGE_FLIP to its event in the DomU, and from commit to 
 memory of supervisor and workers, and what they do while a picture is held:
 
 {_table(results, OTHERS)}
+
+Millions of instructions of a process from its fork until it is ready, its DomU has its screens, and its DomU's first
+flip is answered:
+
+{_table(results, STARTS)}
 """
 
 

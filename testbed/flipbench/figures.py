@@ -46,6 +46,14 @@ class Figures:
     """Of workers and supervisor together, while a picture is held, a second."""
     idle_wakeups: float
     """The same."""
+    memcpy: float
+    """Instructions of the C library for copying a picture; NaN: the backend copies none, or it was not measured."""
+    start_supervisor: float
+    """Instructions from its fork until it is ready; NaN: not measured, as in the next two."""
+    start_worker: float
+    """From its fork until its DomU has its screens."""
+    start_flip: float
+    """From its fork until its DomU's first flip is answered."""
 
 
 def _ours(values: dict[str, int]) -> int:
@@ -59,6 +67,10 @@ def figures(seen: Seen) -> Figures:
         return instructions(span.cpu.get(group, 0)) / seen.flips / 1e6
 
     nan = float("nan")
+
+    def start(what: str) -> float:
+        return instructions(seen.start.get(what, nan)) / 1e6
+
     longest = max(client[1] for client in seen.clients)
     seconds = seen.idle.passed / 1e9
     domus = seen.flipping.domains.get("DomUs")
@@ -82,4 +94,8 @@ def figures(seen: Seen) -> Figures:
         pss=_ours(seen.pss) * 1024 / 1e6,
         idle_instructions=instructions(_ours(seen.idle.cpu)) / seconds / 1e6,
         idle_wakeups=_ours(seen.idle.wakeups) / seconds,
+        memcpy=instructions(seen.memcpy or nan) / 1e6 if seen.copied else nan,
+        start_supervisor=start("supervisor"),
+        start_worker=start("worker"),
+        start_flip=start("flip"),
     )

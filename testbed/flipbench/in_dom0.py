@@ -11,7 +11,9 @@ to make, and say when they are done.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
+import mmap
 import os
 import re
 import select
@@ -21,12 +23,14 @@ import subprocess
 import sys
 import time
 import tty
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 CONTROL = "/run/xen-dmabuf/control.sock"
 COMPOSITOR = "/run/wayland-0"
+SERVICE, WORKER = "xen-dmabuf-backend", "xen-dmabuf-worker@{domid}"
+MEMCPY_ROUNDS = 5
 CONNECT_SECONDS = 120
 SECONDS_A_FLIP = 5
 SETTLE_SECONDS = 3
@@ -90,6 +94,11 @@ class Seen:
     copied: int
     """Bytes of pixels that the backend copied."""
     strategies: list[str]
+    start: dict[str, int] = field(default_factory=dict)
+    """CPU of a process since it was forked: of the supervisor until it is ready, of a worker until its DomU has its
+    screens ("worker") and until its first flip is answered ("flip"), of several workers the mean."""
+    memcpy: int = 0
+    """CPU of the C library for copying a picture of the row's size in Dom0."""
     failures: list[str] = field(default_factory=list)
 
 
@@ -184,7 +193,7 @@ def _parent(pid: int) -> int:
 def groups(state: dict[str, Any]) -> dict[str, list[int]]:
     """Process numbers by group."""
     known = {entry["pid"]: "worker" for entry in state["domains"]}
-    known |= {_main_pid("xen-dmabuf-backend"): "supervisor", _main_pid("weston"): "weston"}
+    known |= {_main_pid(SERVICE): "supervisor", _main_pid("weston"): "weston"}
     found: dict[str, list[int]] = {group: [] for group in GROUPS}
     for entry in os.listdir("/proc"):
         if not entry.isdigit() or int(entry) == os.getpid():
@@ -305,6 +314,28 @@ def _local(command: str) -> list[int]:
     return [int(value) for value in found[1].split()]
 
 
+def _memcpy(size: int) -> int:
+    """Nanoseconds of CPU that the C library takes to copy so many bytes between pages that are there already."""
+    source, target = ((ctypes.c_char * size).from_buffer(mmap.mmap(-1, size)) for _ in range(2))
+    ctypes.memset(source, 1, size)  # pages that nobody has written are all the same one
+    ctypes.memmove(target, source, size)
+    start = _cpu(os.getpid())
+    for _ in range(MEMCPY_ROUNDS):
+        ctypes.memmove(target, source, size)
+    return (_cpu(os.getpid()) - start) // MEMCPY_ROUNDS
+
+
+def _start_supervisor() -> int:
+    """CPU that it takes until systemd holds it for started."""
+    _run("systemctl", "restart", SERVICE)
+    return _cpu(_main_pid(SERVICE))
+
+
+def _started(workers: list[int]) -> int:
+    """CPU that each of these processes has had up to now, the mean."""
+    return sum(_cpu(worker) for worker in workers) // len(workers)
+
+
 def _system_calls(domus: list[DomU], order: Order, worker: int) -> float:
     """How many the worker makes a flip, by strace, which makes each of them slow."""
     if not order.strace:
@@ -328,19 +359,32 @@ def _system_calls(domus: list[DomU], order: Order, worker: int) -> float:
     return int(found[1]) / flips
 
 
-def _measure(order: Order, domus: list[DomU], local: list[int]) -> Seen:
+def _begin(order: Order, domus: list[DomU]) -> dict[str, int]:
+    """Wait for the DomUs' screens and first flips: what the workers' starts cost."""
+    for domu in domus:
+        screens = domu.hear("ready", CONNECT_SECONDS)
+        if screens != [order.connectors]:
+            raise MeasureError(f"{domu.name}: {screens} screens, {order.connectors} were asked for")
+    workers = [_main_pid(WORKER.format(domid=domu.domid)) for domu in domus]
+    connected = _started(workers)
+    _flip(domus, order, 1)
+    return {"worker": connected, "flip": _started(workers)}
+
+
+def _measure(order: Order, domus: list[DomU]) -> Seen:
+    start = _begin(order, domus)
     _flip(domus, order, order.warm_up)
     state = status()
     before, processes = _counts(state), groups(state)
-    start = Mark(processes)
+    mark = Mark(processes)
     clients = _flip(domus, order, order.flips)
-    span = start.until(Mark(processes))
+    span = mark.until(Mark(processes))
     state = status()
     after = _counts(state)
     time.sleep(SETTLE_SECONDS)
-    start = Mark(processes)
+    mark = Mark(processes)
     time.sleep(order.idle)
-    idle = start.until(Mark(processes))
+    idle = mark.until(Mark(processes))
     return Seen(
         flips=sum(client[0] for client in clients),
         shown=after["flips_shown"] - before["flips_shown"],
@@ -348,29 +392,29 @@ def _measure(order: Order, domus: list[DomU], local: list[int]) -> Seen:
         flipping=span,
         idle=idle,
         clients=clients,
-        local=local,
+        local=[],
         pss=_pss(processes),
         system_calls=_system_calls(domus, order, processes["worker"][0]),
         copied=after["pixel_bytes_copied"] - before["pixel_bytes_copied"],
         strategies=_strategies(state),
+        start=start,
     )
 
 
 def measure(order: Order) -> Seen:
     """Start the DomUs, measure, destroy them. Raises MeasureError."""
     local = _local(order.local)
+    memcpy = _memcpy(order.width * order.height * 4)
+    supervisor = _start_supervisor()
     domus: list[DomU] = []
     try:
         for number in range(order.domus):
             domus.append(DomU(f"flip{number}", order))
-        for domu in domus:
-            screens = domu.hear("ready", CONNECT_SECONDS)
-            if screens != [order.connectors]:
-                raise MeasureError(f"{domu.name}: {screens} screens, {order.connectors} were asked for")
-        return _measure(order, domus, local)
+        seen = _measure(order, domus)
     finally:
         for domu in domus:
             domu.close()
+    return replace(seen, local=local, memcpy=memcpy, start={"supervisor": supervisor} | seen.start)
 
 
 def main() -> int:

@@ -2,11 +2,13 @@
 """What makes figures of a flip, tables and plots of what was measured, without a machine."""
 
 import json
+import math
 import os
 import pty
 import shutil
 import subprocess
 import sys
+import time
 import tty
 import xml.etree.ElementTree as ElementTree
 
@@ -15,7 +17,7 @@ import pytest
 from testbed.errors import TestbedError
 from testbed.flipbench import document, plot, programs, results
 from testbed.flipbench.figures import figures
-from testbed.flipbench.in_dom0 import DomU, Mark, MeasureError, Seen, Span
+from testbed.flipbench.in_dom0 import MEMCPY_ROUNDS, DomU, Mark, MeasureError, Seen, Span, _memcpy
 from testbed.flipbench.results import Result
 from testbed.flipbench.rows import Row, rows, select
 
@@ -50,6 +52,8 @@ def seen(**changes) -> Seen:
         "system_calls": -1,
         "copied": 0,
         "strategies": ["map gbm"],
+        "start": {"supervisor": 600 * MS, "worker": 800 * MS, "flip": 840 * MS},
+        "memcpy": 3 * MS,
     }
     return Seen(**{**values, **changes})
 
@@ -78,11 +82,27 @@ def test_idle_counts_only_the_backend():
     assert found.pss == pytest.approx(30.72)
 
 
+def test_starts_are_in_millions_and_memcpy_stands_beside_copies_only():
+    found = figures(seen(copied=1))
+    assert (found.start_supervisor, found.start_worker, found.start_flip, found.memcpy) == (300, 400, 420, 1.5)
+    assert math.isnan(figures(seen()).memcpy)
+    old = figures(seen(start={}, memcpy=0, copied=1))  # of a file that an older bench has written
+    assert math.isnan(old.start_flip) and math.isnan(old.memcpy)
+
+
+def test_memcpy_counts_one_copy():
+    """By the clock of this process: all rounds and the warming up take longer than what is said for one."""
+    begun = time.process_time_ns()
+    one = _memcpy(1 << 24)
+    assert 0 < one * MEMCPY_ROUNDS < time.process_time_ns() - begun
+
+
 def test_what_was_not_measured_is_a_dash_and_no_number_in_json(tmp_path):
     result = Result(Row("map", "gl"), "0123456789", "key", seen(local=[]))
     lines = document.tables([result]).splitlines()
-    assert "| map-gl-640x480 | 20.0 | **1.000** | 0.010 | 0.050 | 5.00 | 0.200 | 3.00 | – |" in lines
+    assert "| map-gl-640x480 | 20.0 | **1.000** | – | 0.010 | 0.050 | 5.00 | 0.200 | 3.00 | – |" in lines
     assert "| map-gl-640x480 | 100 | 99 | 1 | 59.00 | 71.00 | – | 30.7 | 0.500 | 2.0 |" in lines
+    assert "| map-gl-640x480 | 300 | 400 | 420 |" in lines
     results.write(tmp_path, result)
     kept = json.loads((tmp_path / "map-gl-640x480.json").read_text(), parse_constant=pytest.fail)
     assert kept["figures"]["local"] is None

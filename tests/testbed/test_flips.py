@@ -7,7 +7,7 @@ Instructions are counted, so what else the host does changes nothing. No seconds
 import pytest
 
 from testbed.flipbench import bench
-from testbed.flipbench.bounds import MEASURED, bound
+from testbed.flipbench.bounds import MARGIN, MEASURED, STARTS, bound
 from testbed.flipbench.rows import select
 from testbed.layout import REPOSITORY
 
@@ -26,6 +26,20 @@ def measured():
 def test_a_flip_costs_no_more_instructions_than_it_did(measured, row):
     cost = measured[row].figures.worker
     assert 0 < cost <= bound(row), f"a flip of {row} costs {cost:.3f} M instructions"
+
+
+@pytest.mark.parametrize("row", STARTS)
+def test_a_start_costs_no_more_instructions_than_it_did(measured, row):
+    figures = measured[row].figures
+    supervisor, worker = STARTS[row]
+    assert 0 < figures.start_supervisor <= supervisor * MARGIN
+    assert 0 < figures.start_worker <= figures.start_flip <= worker * MARGIN
+
+
+def test_a_copy_costs_memcpy_beside_a_flip(measured):
+    """So it copies once, and as fast as the C library does."""
+    figures = measured["copy-pixman-640x480"].figures
+    assert 0 < figures.memcpy < figures.worker <= figures.memcpy + bound("map-gl-640x480")
 
 
 @pytest.mark.parametrize("row", MEASURED)

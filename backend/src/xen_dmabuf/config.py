@@ -7,13 +7,14 @@ key. data/backend.toml comments every key.
 
 from __future__ import annotations
 
+import os
 import re
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import field
 from typing import Any
 
 from .codec import CodecError, choice, decode, number, text
 from .errors import UserError
+from .record import record
 
 STRATEGIES = ("map", "export", "copy")
 ALLOCATORS = ("gbm", "dumb")
@@ -25,7 +26,7 @@ _COLOUR = re.compile("#[0-9a-fA-F]{6}")
 LEVELS = ("debug", "info", "warning", "error")
 
 
-@dataclass(frozen=True)
+@record
 class Quota:
     """What one DomU may hold at once; pages are of 4096 bytes."""
 
@@ -36,7 +37,7 @@ class Quota:
     height: int = number(8192, low=1, high=16384)
 
 
-@dataclass(frozen=True)
+@record
 class Display:
     """Where and how the workers show their DomU."""
 
@@ -45,7 +46,7 @@ class Display:
     hidden_flips_per_second: int = number(10, low=1, high=60)
 
 
-@dataclass(frozen=True)
+@record
 class Gpu:
     """Buffer strategies, tried in order, where ``map`` takes its buffers from, and whether the
     CPU's caches are written back before the GPU reads."""
@@ -56,7 +57,7 @@ class Gpu:
     caches: str = choice("auto", CACHES)
 
 
-@dataclass(frozen=True)
+@record
 class ConnectorConfig:
     """One screen of one DomU: where and how it is shown, and who gets the keyboard.
 
@@ -87,7 +88,7 @@ class ConnectorConfig:
         return "" if _COLOUR.fullmatch(self.idle) else self.idle
 
 
-@dataclass(frozen=True)
+@record
 class Config:
     log_level: str = choice("info", LEVELS)
     control_socket: str = "/run/xen-dmabuf/control.sock"
@@ -128,12 +129,13 @@ _NAMED = {"gpu": "default", "quota": "default", "connector": "*"}
 """Tables of tables, and the one of each that the others start from."""
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: str) -> dict[str, Any]:
     """A file's plain data, which is valid by itself; UserError names the file."""
     import tomllib  # here, as a worker never reads one
 
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        with open(path, "rb") as file:
+            data = tomllib.load(file)
         _decode(data)
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: not valid TOML: {error}") from error
@@ -165,14 +167,25 @@ def _merge(base: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _drop_ins(folder: str) -> list[str]:
+    """In the order of their names; UserError if there is a folder that can't be read."""
+    try:
+        names = sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror}") from error
+    return [f"{folder}/{name}" for name in names if name.endswith(".toml")]
+
+
 def load(path: str, *, must_exist: bool) -> Config:
     """Read ``path`` and the drop-ins ``path``.d/*.toml, in the order of their names.
 
     Without ``path`` the defaults are the base, unless ``must_exist``. UserError.
     """
-    files = sorted(Path(path + ".d").glob("*.toml"))
-    if Path(path).exists():
-        files.insert(0, Path(path))
+    files = _drop_ins(f"{path}.d")
+    if os.path.exists(path):
+        files.insert(0, path)
     elif must_exist:
         raise UserError(f"{path}: no such configuration file")
     data: dict[str, Any] = {}

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-from dataclasses import dataclass
 
 from ..config import Quota
 from ..errors import RequestError
+from ..record import record
 from . import fourcc, wire
 
 _DEPTHS = (8, 16, 24, 32)
 
 
-@dataclass(frozen=True)
+@record
 class Crop:
     """The part of a framebuffer that a connector shows, in pixels."""
 

@@ -3,16 +3,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ..codec import number, text
+from ..record import record
 
 _U32 = 0xFFFFFFFF
 _PLAIN = 4095, 2047
 """The largest width and height that an unpatched drm_xen_front gives a mode (xen_drm_front_kms.c)."""
 
 
-@dataclass(frozen=True)
+@record
 class ConnectorSpec:
     """``name`` is the unique-id or the index; sizes in pixels; references and ports of the DomU.
 

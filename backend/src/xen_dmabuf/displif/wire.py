@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+from ..record import record
 from .packets import (
     EVT_PG_FLIP,
     FLIP,
@@ -32,7 +33,7 @@ DBUF_FLG_REQ_ALLOC = 1 << 0
 EDID_MAX_SIZE = 128 * 256
 
 
-@dataclass(frozen=True)
+@record
 class DbufCreate:
     """Sizes in pixels, bits and bytes. All of width, height, bpp zero: drm_xen_front imported the
     buffer and learns its geometry only when a framebuffer is attached."""
@@ -47,12 +48,12 @@ class DbufCreate:
     data_ofs: int
 
 
-@dataclass(frozen=True)
+@record
 class DbufDestroy:
     dbuf_cookie: int
 
 
-@dataclass(frozen=True)
+@record
 class FbAttach:
     dbuf_cookie: int
     fb_cookie: int
@@ -61,12 +62,12 @@ class FbAttach:
     pixel_format: int
 
 
-@dataclass(frozen=True)
+@record
 class FbDetach:
     fb_cookie: int
 
 
-@dataclass(frozen=True)
+@record
 class SetConfig:
     fb_cookie: int
     x: int
@@ -86,7 +87,7 @@ class PgFlip:
     fb_cookie: int
 
 
-@dataclass(frozen=True)
+@record
 class GetEdid:
     buffer_sz: int
     gref_directory: int

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ..codec import number, text
+from ..record import record
 
 MOST_CONTACTS = 64
 """Touches at once; a hand has five, and the guest's kernel has memory for each."""
@@ -14,7 +13,7 @@ _U32 = 0xFFFFFFFF
 _SIZE = 1 << 16
 
 
-@dataclass(frozen=True)
+@record
 class InputSpec:
     """``keyboard``, ``pointer`` and ``touch`` name the connectors whose windows they are for; empty:
     the device has none. The device's units: ``width`` x ``height`` of the absolute pointer, both 0 if

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import ClassVar
 
 from .. import codec
@@ -20,6 +20,7 @@ from ..codec import CodecError, number, required, text
 from ..config import Config
 from ..displif.spec import ConnectorSpec
 from ..kbdif.spec import InputSpec
+from ..record import record
 
 LONGEST = 1 << 16
 """Bytes of a line, but for a Report."""
@@ -44,7 +45,7 @@ class Message:
 # -- from the supervisor
 
 
-@dataclass(frozen=True)
+@record
 class Start(Message):
     """To a worker without a domain: the first message. It answers Ready, or ends."""
 
@@ -53,7 +54,7 @@ class Start(Message):
     config: Config = field(default_factory=Config)
 
 
-@dataclass(frozen=True)
+@record
 class Connect(Message):
     """The frontend has published these; the worker answers Connected or Refused."""
 
@@ -61,14 +62,14 @@ class Connect(Message):
     connectors: tuple[ConnectorSpec, ...] = ()
 
 
-@dataclass(frozen=True)
+@record
 class Disconnect(Message):
     """Give everything back; the worker answers Disconnected."""
 
     device: int = number(high=_DEVICE)
 
 
-@dataclass(frozen=True)
+@record
 class ConnectInput(Message):
     """As Connect, of an input device (vkb); the worker answers InputConnected or InputRefused."""
 
@@ -76,14 +77,14 @@ class ConnectInput(Message):
     spec: InputSpec = required()
 
 
-@dataclass(frozen=True)
+@record
 class DisconnectInput(Message):
     """Release what is pressed and give the page back; the worker answers InputDisconnected."""
 
     device: int = number(high=_DEVICE)
 
 
-@dataclass(frozen=True)
+@record
 class Rename(Message):
     """The toolstack calls the domain otherwise now. What the configuration says by the old name stays until
     the frontend connects again."""
@@ -91,7 +92,7 @@ class Rename(Message):
     name: str = text(longest=_NAMES)
 
 
-@dataclass(frozen=True)
+@record
 class AskStatus(Message):
     """The worker answers Report."""
 
@@ -99,7 +100,7 @@ class AskStatus(Message):
 # -- from the worker
 
 
-@dataclass(frozen=True)
+@record
 class Held(Message):
     """A device that is connected, and to what."""
 
@@ -107,7 +108,7 @@ class Held(Message):
     connectors: tuple[ConnectorSpec, ...] = ()
 
 
-@dataclass(frozen=True)
+@record
 class HeldInput(Message):
     """An input device that is connected, and to what."""
 
@@ -115,7 +116,7 @@ class HeldInput(Message):
     spec: InputSpec = required()
 
 
-@dataclass(frozen=True)
+@record
 class Hello(Message):
     """First on each connection: what the worker has, for a supervisor that was restarted or a
     worker that goes on from a stored state. ``domid`` -1: nothing, it waits for Start. ``config``
@@ -128,17 +129,17 @@ class Hello(Message):
     name: str = text("", longest=_NAMES)
 
 
-@dataclass(frozen=True)
+@record
 class Ready(Message):
     """The worker has opened its devices."""
 
 
-@dataclass(frozen=True)
+@record
 class Connected(Message):
     device: int = number(high=_DEVICE)
 
 
-@dataclass(frozen=True)
+@record
 class Refused(Message):
     """The frontend can't be connected as it is."""
 
@@ -146,7 +147,7 @@ class Refused(Message):
     reason: str = text(longest=REASON)
 
 
-@dataclass(frozen=True)
+@record
 class Failed(Message):
     """A connected frontend broke the protocol."""
 
@@ -154,7 +155,7 @@ class Failed(Message):
     reason: str = text(longest=REASON)
 
 
-@dataclass(frozen=True)
+@record
 class Disconnected(Message):
     """``released``: no page of the DomU is mapped any more; false: the compositor holds some."""
 
@@ -162,12 +163,12 @@ class Disconnected(Message):
     released: bool = False
 
 
-@dataclass(frozen=True)
+@record
 class InputConnected(Message):
     device: int = number(high=_DEVICE)
 
 
-@dataclass(frozen=True)
+@record
 class InputRefused(Message):
     """The frontend can't be connected as it is."""
 
@@ -175,12 +176,12 @@ class InputRefused(Message):
     reason: str = text(longest=REASON)
 
 
-@dataclass(frozen=True)
+@record
 class InputDisconnected(Message):
     device: int = number(high=_DEVICE)
 
 
-@dataclass(frozen=True)
+@record
 class ConnectorStatus(Message):
     """Counters since the frontend connected; ages in milliseconds, -1: never; ``warning``: why it may stay black."""
 
@@ -206,7 +207,7 @@ class ConnectorStatus(Message):
     warning: str = text("", longest=REASON)
 
 
-@dataclass(frozen=True)
+@record
 class BufferStatus(Message):
     """A display buffer: pixels, bytes of a line, pages of 4096 bytes; ``why`` this strategy."""
 
@@ -222,13 +223,13 @@ class BufferStatus(Message):
     fd: int = number(-1, low=-1, high=1 << 31)
 
 
-@dataclass(frozen=True)
+@record
 class DeviceStatus(Message):
     connectors: tuple[ConnectorStatus, ...] = ()
     buffers: tuple[BufferStatus, ...] = ()
 
 
-@dataclass(frozen=True)
+@record
 class InputStatus(Message):
     """Of an input device: whose windows it hears, and numbers of events; never which key.
 
@@ -246,7 +247,7 @@ class InputStatus(Message):
     keys_withheld: int = 0
 
 
-@dataclass(frozen=True)
+@record
 class WorkerStatus(Message):
     """``flips``: who serves plain ones, "compiled" or "python"; ``restarts``: how often a worker went on from a
     stored state; ``pages_late``: pages that a compositor held longer than a frontend waits;
@@ -267,7 +268,7 @@ class WorkerStatus(Message):
     inputs: dict[str, InputStatus] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@record
 class Report(Message):
     status: WorkerStatus = field(default_factory=WorkerStatus)
 

@@ -8,13 +8,13 @@ import contextlib
 import errno
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .. import limits
 from ..errors import RequestError
 from ..link.messages import Message
 from ..log import RateLimit, fields
+from ..record import record
 from .child import Child
 from .handshake import Action, Link, State, View
 from .status import DeviceState
@@ -34,7 +34,7 @@ _NEXT = {
 }
 
 
-@dataclass(frozen=True)
+@record
 class Ties:
     """Which device it is, and whom it talks to.
 

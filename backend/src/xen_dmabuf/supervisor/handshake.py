@@ -14,7 +14,8 @@ Closed it goes to Closed (6), but keeps page and event channel, and is back on t
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+from ..record import record
 
 
 class State(enum.IntEnum):
@@ -42,7 +43,7 @@ class Link(enum.Enum):
     RELEASING = "releasing"
 
 
-@dataclass(frozen=True)
+@record
 class View:
     """``back``/``front``: states in XenStore, None if the node is gone. ``online``: the toolstack
     wants the device. ``refused``: the configuration or the frontend is wrong, for now. ``renewed``:

@@ -6,13 +6,13 @@ docs/status-schema.md names every field of these and of link/messages.py's Worke
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from ..record import record
 
 SCHEMA = 1
 """Of all that the control socket answers; docs/status-schema.md says what changes it."""
 
 
-@dataclass(frozen=True)
+@record
 class DeviceState:
     """A vdispl or vkb device: XenbusStates in XenStore, None if the node is gone, and what its worker
     holds (handshake.Link). ``reason``: why it may not connect, empty if it may; ``warning``: what of
@@ -26,7 +26,7 @@ class DeviceState:
     warning: str
 
 
-@dataclass(frozen=True)
+@record
 class DomainState:
     """A domain with a vdispl or vkb device. ``pid``: its worker's process, 0 if there is none;
     ``worker``: starting, ready, not answering, or none: it has no vdispl device."""
@@ -37,7 +37,7 @@ class DomainState:
     worker: str
 
 
-@dataclass(frozen=True)
+@record
 class Totals:
     """Of all domains: their number, bytes of pixels that were copied."""
 
@@ -45,7 +45,7 @@ class Totals:
     pixel_bytes_copied: int
 
 
-@dataclass(frozen=True)
+@record
 class Event:
     """One change. ``event``: domain, domain-gone, worker, worker-gone, device, device-gone,
     input, input-gone; the fields below ``name`` are a DeviceState's, None where no device changed."""

@@ -11,7 +11,6 @@ import importlib
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +19,7 @@ from ..config import Quota
 from ..displif.spec import ConnectorSpec
 from ..errors import RequestError, UserError
 from ..kbdif.spec import MOST_CONTACTS, InputSpec
+from ..record import record
 
 _MAX_VALUE = 64  # bytes; no node of the protocols needs more, but for three names in one
 _MAX_NAMES = 128
@@ -290,7 +290,7 @@ def _check_unique(specs: list[ConnectorSpec], frontend: str) -> None:
 # -- input devices
 
 
-@dataclass(frozen=True)
+@record
 class InputFeatures:
     """What the toolstack made of an input device: an InputSpec but for what the frontend has a say in."""
 

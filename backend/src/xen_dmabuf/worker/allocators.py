@@ -8,17 +8,17 @@ only has to be large enough. One thread only.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Protocol
 
 from ..displif import fourcc
 from ..linux import drm, gbm
+from ..record import record
 from ..xen.gntdev import PAGE_SIZE
 
 _ROW = 1024  # pixels of 32 bits that fill one page
 
 
-@dataclass(frozen=True)
+@record
 class Shape:
     """What the frontend needs: pixels, bits per pixel, and whole pages of 4096 bytes."""
 

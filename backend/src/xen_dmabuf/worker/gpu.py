@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
-from pathlib import Path
 
 from ..errors import UserError
 from ..linux import drm
 from ..log import fields
+from ..record import record
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +17,7 @@ log = logging.getLogger(__name__)
 _NOT_A_GPU = ("vgem", "vkms", "xendrm-du")
 
 
-@dataclass(frozen=True)
+@record
 class Card:
     """A DRM node with its driver's name and whether a connector of it is connected."""
 
@@ -27,35 +26,56 @@ class Card:
     connected: bool
 
 
-def _connected(name: str, sysfs: Path) -> bool:
-    statuses = sysfs.glob(f"class/drm/{name}-*/status")
-    return any(status.read_text().strip() == "connected" for status in statuses)
+def _names(folder: str) -> list[str]:
+    """What is in a folder; nothing if it isn't there."""
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
 
 
-def list_cards(sysfs: Path = Path("/sys"), dev: Path = Path("/dev/dri")) -> list[Card]:
+def _primary_nodes(folder: str) -> list[str]:
+    """The names of cards in it, in the order of their numbers; not those of their connectors (card0-HDMI-A-1)."""
+    names = [name for name in _names(folder) if name.startswith("card") and name[4:].isdecimal()]
+    return sorted(names, key=lambda name: int(name[4:]))
+
+
+def _is_connected(connector: str) -> bool:
+    try:
+        with open(f"{connector}/status", encoding="ascii", errors="replace") as status:
+            return status.read().strip() == "connected"
+    except OSError:
+        return False
+
+
+def _connected(name: str, sysfs: str) -> bool:
+    folder = f"{sysfs}/class/drm"
+    return any(_is_connected(f"{folder}/{entry}") for entry in _names(folder) if entry.startswith(f"{name}-"))
+
+
+def list_cards(sysfs: str = "/sys", dev: str = "/dev/dri") -> list[Card]:
     """All primary nodes that can be opened and aren't virtual, in the order of their numbers."""
     cards = []
-    for node in sorted(dev.glob("card[0-9]*"), key=lambda node: (len(node.name), node.name)):
+    for name in _primary_nodes(dev):
+        path = f"{dev}/{name}"
         try:
-            fd = drm.open_node(str(node))
+            fd = drm.open_node(path)
         except OSError as error:
-            log.warning("DRM node left out", extra=fields(path=node, error=error))
+            log.warning("DRM node left out", extra=fields(path=path, error=error))
             continue
         try:
-            driver = drm.driver(fd, str(node))
+            driver = drm.driver(fd, path)
         finally:
             os.close(fd)
         if driver not in _NOT_A_GPU:
-            cards.append(Card(str(node), driver, _connected(node.name, sysfs)))
+            cards.append(Card(path, driver, _connected(name, sysfs)))
     return cards
 
 
-def card_of_device(number: int, sysfs: Path = Path("/sys")) -> str | None:
+def card_of_device(number: int, sysfs: str = "/sys") -> str | None:
     """The primary node's path of the device that dev_t ``number`` (card or render node) is of."""
-    siblings = sysfs / f"dev/char/{os.major(number)}:{os.minor(number)}/device/drm"
-    for node in sorted(siblings.glob("card[0-9]*")):
-        return f"/dev/dri/{node.name}"
-    return None
+    names = _primary_nodes(f"{sysfs}/dev/char/{os.major(number)}:{os.minor(number)}/device/drm")
+    return f"/dev/dri/{names[0]}" if names else None
 
 
 def choose(cards: list[Card], main_device: str | None) -> Card:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..config import ConnectorConfig
@@ -48,7 +47,7 @@ def load_idle(compositor: Compositor, settings: ConnectorConfig) -> Image | None
 
 def read_ppm(path: str) -> tuple[Size, bytes]:
     """A binary PPM file (P6, 255) as XRGB8888 of the machine's order; OSError, ValueError."""
-    with Path(path).open("rb") as file:
+    with open(path, "rb") as file:
         data = file.read(_LARGEST + 1)
     header = _HEADER.match(data)
     if header is None or len(data) > _LARGEST:

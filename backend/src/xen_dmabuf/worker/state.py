@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import array
 import json
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from .. import codec
@@ -18,13 +18,14 @@ from ..config import STRATEGIES, Config
 from ..displif import geometry, wire
 from ..displif.spec import ConnectorSpec
 from ..kbdif.spec import InputSpec
+from ..record import record
 from .statefile import StateError
 
 VERSION = 1
 _U32 = 0xFFFFFFFF
 
 
-@dataclass(frozen=True)
+@record
 class StoredConnector:
     """``journal``: slot in the state file; ports: local ones of the stored evtchn file.
 
@@ -38,7 +39,7 @@ class StoredConnector:
     config: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True)
+@record
 class StoredFramebuffer:
     cookie: int = number(low=1)
     buffer: int = number(low=1)
@@ -47,7 +48,7 @@ class StoredFramebuffer:
     pixel_format: int = number(high=_U32)
 
 
-@dataclass(frozen=True)
+@record
 class StoredDevice:
     """``buffers``: the files of its display buffers have these numbers in their names."""
 
@@ -57,7 +58,7 @@ class StoredDevice:
     framebuffers: tuple[StoredFramebuffer, ...] = ()
 
 
-@dataclass(frozen=True)
+@record
 class StoredInput:
     """``port``: the local one of the stored evtchn file."""
 
@@ -66,7 +67,7 @@ class StoredInput:
     spec: InputSpec = required()
 
 
-@dataclass(frozen=True)
+@record
 class StoredWorker:
     version: int = number(low=VERSION, high=VERSION)
     domid: int = number(high=0x7FEF)
@@ -77,7 +78,7 @@ class StoredWorker:
     inputs: tuple[StoredInput, ...] = ()
 
 
-@dataclass(frozen=True)
+@record
 class StoredBuffer:
     """One display buffer but for its references; ``strategy`` empty: not backed yet."""
 
