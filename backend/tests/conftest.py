@@ -8,11 +8,15 @@ import shutil
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 from fakes import FakeXen, Weston
 from fuzz.background import SEEDS, Fuzzing
 
 from xen_dmabuf.pump import loop
+
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")  # how long a call takes says how busy the host is
 
 
 def _weston(tmp_path_factory, options: tuple[str, ...]) -> Iterator[Weston]:

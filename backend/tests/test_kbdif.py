@@ -9,7 +9,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from xen_dmabuf.eventpage import RingError
@@ -86,7 +86,6 @@ def test_events_have_the_header_files_offsets():
             packets.pack_key(code, True)
 
 
-@settings(deadline=None)
 @given(start=NEAR_WRAP, counts=st.lists(st.integers(0, 51), max_size=8))
 def test_events_arrive_in_order(start, counts):
     memory = page(start)
@@ -103,7 +102,6 @@ def test_events_arrive_in_order(start, counts):
     assert peek(memory, 2) == peek(memory, 3) == 0 and not any(memory[3072:]), "out-ring untouched"
 
 
-@settings(deadline=None)
 @given(start=NEAR_WRAP, lie=U32)
 def test_an_index_that_lies_brings_nothing_out_of_bounds(start, lie):
     memory = page(start)
@@ -165,7 +163,6 @@ ACTIONS = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(start=NEAR_WRAP, actions=ACTIONS)
 def test_keys_keep_their_order_and_motion_its_sum(start, actions):
     typist = Typist(start)
@@ -254,7 +251,6 @@ def test_keys_of_another_process_are_released_unless_they_are_pressed_again():
     assert keys(typist.events)[1:] == [(code, 0) for code in packets.KEYS[:-1]]
 
 
-@settings(deadline=None)
 @given(lies=st.lists(U32, min_size=1, max_size=30))
 def test_a_frontend_that_lies_gets_nothing_or_what_was_sent(lies):
     typist = Typist()

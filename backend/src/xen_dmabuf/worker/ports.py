@@ -9,7 +9,7 @@ from collections.abc import Callable
 from ..pump.loop import current, unwatch, watch
 from ..xen.evtchn import Evtchn
 
-_BURST = 500  # events of one port within _WINDOW that are taken at once
+_BURST = 500  # events of one port that are taken at once, again and again if they take longer than _WINDOW
 _WINDOW = 0.5
 _PENALTY = 0.02  # then the port stays masked this long: the kernel holds the storm off
 
@@ -21,7 +21,8 @@ class Ports:
         self.evtchn = evtchn
         self._loop = asyncio.get_running_loop()
         self._callbacks: dict[int, Callable[[], None]] = {}
-        self._counts: dict[int, tuple[float, int]] = {}
+        self._counts: dict[int, int] = {}  # events since then
+        self._since: dict[int, float] = {}
         self.throttled = 0
         self._pump = current()
         if self._pump:
@@ -50,6 +51,7 @@ class Ports:
     def unbind(self, port: int) -> None:
         if self._callbacks.pop(port, None) is not None:
             self._counts.pop(port, None)
+            self._since.pop(port, None)
             self.evtchn.unbind(port)
 
     def notify(self, port: int) -> None:
@@ -74,12 +76,12 @@ class Ports:
                 self._unmask(port)
 
     def _delay(self, port: int) -> float:
+        count = self._counts[port] = self._counts.get(port, 0) + 1
+        if count <= _BURST:
+            return 0.0
         now = self._loop.time()
-        start, count = self._counts.get(port, (now, 0))
-        if now - start > _WINDOW:
-            start, count = now, 0
-        self._counts[port] = (start, count + 1)
-        if count < _BURST:
+        if now - self._since.get(port, 0.0) > _WINDOW:
+            self._counts[port], self._since[port] = 0, now
             return 0.0
         self.throttled += 1
         return _PENALTY
