@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: MIT
 """What the guest's kernel series makes better; each case fails with the frontends of the plain kernel.
 
-Except the console's: it is skipped there, as that kernel has no fbdev emulation.
+Except the console's: it is skipped there, as that kernel has no fbdev emulation. And what must hold with any
+frontend, zero-copy and release, once more with these.
 """
+
+import unittest
 
 from oeqa.runtime.xen_dmabuf.case import SHOWN_SECONDS, XenDmabufCase
 from oeqa.runtime.xen_dmabuf.dom0 import poll
@@ -10,22 +13,53 @@ from oeqa.runtime.xen_dmabuf.domu import CONSOLE
 
 # where Dom0 has two kernels for DomUs, this is the one with the series
 KERNEL = "/var/lib/xen/images/domu-kernel-guest"
-CONNECTOR = "/sys/class/drm/card0-Virtual-1"
+CONNECTOR = "/sys/class/drm/card*-Virtual-1"
 # the frontend waits for three seconds for an answer
 SILENCE_SECONDS = 30
 GREY = 0x40
 
 
-class XenDmabufGuestTest(XenDmabufCase):
+class XenDmabufGuestCase(XenDmabufCase):
+    """``series`` are creation()'s arguments for a DomU with the patched frontends."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        if cls.tc.td.get("XEN_DMABUF_GUEST_SERIES") == "":
+            raise unittest.SkipTest('XEN_DMABUF_GUEST_SERIES is "": the frontends are the plain ones')
+        cls.series = {"kernel": f'"{KERNEL}"'} if cls.dom0.try_run(f"test -e {KERNEL}")[0] == 0 else {}
+
+
+class XenDmabufGuestCoreTest(XenDmabufGuestCase):
+    """What xen_dmabuf_zerocopy and xen_dmabuf_release ask of mainline's frontends, in short."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.one = cls.class_domu("xen-dmabuf-shared", 7)
+        cls.one.start(**cls.series)
+
+    def test_frames_are_exact_and_in_order(self):
+        self.assert_exact_and_in_order(self.one)
+
+    def test_grants_equal_pages(self):
+        self.assert_grants_equal_pages(self.one)
+
+    def test_destroyed_while_flipping(self):
+        memory = self.dom0.memory()
+        domu = self.domu()
+        domu.start(**self.series)
+        (screen,) = domu.screens("run")
+        poll(lambda: domu.screens()[0]["flips"] > screen["flips"] + 2, 60, f"{domu.name} flipping")
+        domu.destroy()
+        self.assert_nothing_left(memory, domu)
+
+
+class XenDmabufGuestTest(XenDmabufGuestCase):
     def guest(self, **arguments):
         """A DomU with the patched frontends, started with creation()'s arguments; its shell answers."""
-        if self.tc.td.get("XEN_DMABUF_GUEST_SERIES") == "":
-            self.skipTest('XEN_DMABUF_GUEST_SERIES is "": the frontends are the plain ones')
-        if self.dom0.try_run(f"test -e {KERNEL}")[0] == 0:
-            arguments["kernel"] = f'"{KERNEL}"'
-        arguments["line"] = CONSOLE
         domu = self.domu("xen-dmabuf-guest", stream=6)
-        domu.create(**arguments)
+        domu.create(line=CONSOLE, **self.series, **arguments)
         domu.wait_for_shell()
         return domu
 
@@ -33,6 +67,16 @@ class XenDmabufGuestTest(XenDmabufCase):
         """The connector is there, with its mode."""
         self.assertEqual(domu.run(f"cat {CONNECTOR}/status").strip(), "connected")
         self.assertIn("640x480", domu.run(f"cat {CONNECTOR}/modes"))
+
+    def edid(self, domu):
+        """The connector's EDID, by a probe: perhaps nothing else has asked for its modes yet."""
+        domu.run(f"for connector in {CONNECTOR}; do echo detect > $connector/status; done")
+        return bytes.fromhex(domu.run(f"od -An -v -tx1 {CONNECTOR}/edid").replace("\n", " "))
+
+    def version(self, domu):
+        """The version of the protocol that the frontend has chosen; "" for none."""
+        node = f"/local/domain/{domu.domid}/device/vdispl/0/version"
+        return self.dom0.run(f"xenstore-read {node} 2> /dev/null || true").strip()
 
     def test_what_is_drawn_without_a_flip_is_shown_by_one(self):
         domu = self.guest()
@@ -97,13 +141,29 @@ class XenDmabufGuestTest(XenDmabufCase):
 
     def test_the_edid_is_the_backend_s(self):
         domu = self.guest()
-        edid = bytes.fromhex(domu.run(f"od -An -v -tx1 {CONNECTOR}/edid").replace("\n", " "))
+        edid = self.edid(domu)
         self.assertEqual((len(edid), sum(edid) % 256), (128, 0), "the EDID's size and sum")
         self.assertEqual(edid[8:10], bytes((0x60, 0xAE)), "the vendor XEN")
         self.assertIn(b"id0", edid)
-        node = f"/local/domain/{domu.domid}/device/vdispl/0/version"
-        self.assertEqual(self.dom0.run(f"xenstore-read {node}").strip(), "2")
+        self.assertEqual(self.version(domu), "2")
         self.assert_connected(domu)
+
+    def test_a_version_that_another_backend_had_is_not_kept(self):
+        """Bound to a backend that doesn't offer version 2 the driver takes its choice back, and asks for no EDID."""
+        domu = self.guest(options=None)
+        self.assertEqual(self.version(domu), "2")
+        offer = f"/local/domain/0/backend/vdispl/{domu.domid}/0/versions"
+        usual = self.dom0.run(f"xenstore-read {offer}").strip()
+        for versions, version, size in (("1", "", 0), (usual, "2", 128)):
+            domu.unbind()
+            self.dom0.run(f"xenstore-write {offer} {versions}")
+            domu.bind()
+            poll(lambda: domu.try_run(f"test -e {CONNECTOR}/edid")[0] == 0, SHOWN_SECONDS, "the connector")
+            self.assertEqual((self.version(domu), len(self.edid(domu))), (version, size), f"versions={versions}")
+            self.assert_connected(domu)
+        domu.resume_pattern()
+        domu.wait_for_pattern()
+        self.assert_flips(domu)
 
     def test_the_console_is_shown(self):
         domu = self.guest(options=None)

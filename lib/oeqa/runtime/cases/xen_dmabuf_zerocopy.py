@@ -22,13 +22,7 @@ class XenDmabufZeroCopyTest(XenDmabufCase):
         cls.one.start()
 
     def test_frames_are_exact_and_in_order(self):
-        self.one.screens("hold")
-        numbers = []
-        for _ in range(3):
-            (screen,) = self.one.screens("flip 5", 120)
-            self.assert_shown(self.one, screen)
-            numbers.append(screen["frame"])
-        self.assertEqual(numbers, [numbers[0], numbers[0] + 5, numbers[0] + 10])
+        self.assert_exact_and_in_order(self.one)
 
     def test_moving_frames_are_whole(self):
         """While the DomU flips without a pause, every picture is one frame, and none comes twice."""
@@ -76,15 +70,7 @@ class XenDmabufZeroCopyTest(XenDmabufCase):
         self.assertLess(moved, 20 * screen["pitch"] * screen["height"] // 100, f"{before} {after}")
 
     def test_grants_equal_pages(self):
-        self.one.screens("hold")
-        pages = self.one.pages()
-        shown = self.dom0.grants(self.one.domid)
-        self.one.stop_pattern()
-        poll(lambda: not self.one.buffers(), 60, "the release of all display buffers")
-        rest = self.dom0.grants(self.one.domid)
-        self.one.resume_pattern()
-        self.one.wait_for_pattern()
-        self.assertEqual(shown - rest, pages, f"{shown} grants while shown, {rest} after release")
+        self.assert_grants_equal_pages(self.one)
 
     def show_format(self, name, convert=None):
         """What a DomU draws in a format is shown as drawn."""

@@ -66,6 +66,28 @@ class XenDmabufCase(OERuntimeTestCase):
         for screen in domu.screens(f"flip {count}", 120):
             self.assert_shown(domu, screen)
 
+    def assert_exact_and_in_order(self, domu: DomU) -> None:
+        """Frames that a DomU flips to are shown, equal in every pixel, and none is left out."""
+        domu.screens("hold")
+        numbers = []
+        for _ in range(3):
+            (screen,) = domu.screens("flip 5", 120)
+            self.assert_shown(domu, screen)
+            numbers.append(screen["frame"])
+        self.assertEqual(numbers, [numbers[0], numbers[0] + 5, numbers[0] + 10])
+
+    def assert_grants_equal_pages(self, domu: DomU) -> None:
+        """Dom0 has as many grants mapped as the framebuffers have pages, and gives all back with them."""
+        domu.screens("hold")
+        pages = domu.pages()
+        shown = self.dom0.grants(domu.domid)
+        domu.stop_pattern()
+        poll(lambda: not domu.buffers(), 60, "the release of all display buffers")
+        rest = self.dom0.grants(domu.domid)
+        domu.resume_pattern()
+        domu.wait_for_pattern()
+        self.assertEqual(shown - rest, pages, f"{shown} grants while shown, {rest} after release")
+
     def assert_back(self, domu: DomU) -> None:
         """Picture back without restarting the DomU: its pattern program runs on a new connection."""
         domu.try_run("xen-dmabuf-pattern send run")  # held, it would not notice that its device is gone
