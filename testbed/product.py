@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""What the product brings into the guests' roots, wherever it comes from."""
+"""What the product brings into the guests' roots, and where it comes from: this repository's files, or packages."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from .proofs import Scene
 
+ENVIRONMENT = "XEN_DMABUF_PACKAGES"
+"""A folder with packages that bitbake built; unset or empty: this repository's files."""
 DOM0, DOMU = "dom0", "domu"
 KIOSK = "usr/share/xen-dmabuf/kiosk"
 """In Dom0's root: what makes a kiosk of it (xen-dmabuf-weston-kiosk), put aside as a root of its own."""
@@ -38,7 +41,8 @@ class Product(Protocol):
 
 
 def chosen() -> Product:
-    """This repository's."""
-    from . import sources
+    """The one that ENVIRONMENT names. Raises TestbedError: what is there are no packages that fit together."""
+    from . import packages, sources
 
-    return sources.Sources()
+    named = os.environ.get(ENVIRONMENT)
+    return packages.Packages(Path(named)) if named else sources.Sources()
