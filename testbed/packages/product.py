@@ -42,8 +42,11 @@ class Packages:
         self._folder = folder
         found = debs.of_folder(folder)
         self._sides = {side: dependencies.select(names, found, standins.STAND_INS) for side, names in WANTED.items()}
-        dom0 = dependencies.select([*WANTED[DOM0], ASIDE], found, standins.STAND_INS)
-        (self._aside,) = (deb for deb in dom0.debs if deb not in self._sides[DOM0].debs)
+        kiosk = dependencies.select([*WANTED[DOM0], ASIDE], found, standins.STAND_INS)
+        more = {deb.name for deb in kiosk.debs} - {deb.name for deb in self._sides[DOM0].debs} - {ASIDE}
+        if more:
+            raise TestbedError(f'"{ASIDE}" depends on {", ".join(sorted(more))}: add it to WANTED in "{__file__}"')
+        self._aside = found[ASIDE]
 
     @property
     def origin(self) -> list[str]:
