@@ -86,8 +86,9 @@ def test_what_provides_a_name_fulfils_a_dependency_on_it(tmp_path, depends):
     assert names(select(tmp_path, "program")) == ["libfoo", "program"]
 
 
-def test_a_name_without_a_version_is_no_version(tmp_path):
-    make(tmp_path, "program", Depends="libfoo1 (>= 1.0)")
+@pytest.mark.parametrize("wanted", [">= 1.0", "<< 1.0"])
+def test_a_name_without_a_version_is_no_version(tmp_path, wanted):
+    make(tmp_path, "program", Depends=f"libfoo1 ({wanted})")
     make(tmp_path, "libfoo", Provides="libfoo1")
     with pytest.raises(TestbedError, match="libfoo1"):
         select(tmp_path, "program")
