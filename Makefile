@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= build/venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo view lint test status fuzz oe-test soak shell host-packages requirements clean clean-cache kernel-check kernel-loops kernel-debug-test kernel-bench flip-bench oe-check layer-build
+.PHONY: help demo view lint test status fuzz oe-test soak shell host-packages requirements clean clean-cache kernel-check kernel-loops kernel-debug-test kernel-bench flip-bench oe-check layer-build layer-demo
 
 help:
 	@echo "make demo           the main job on the testbed, with its proofs: build/demo/report.html"
@@ -23,6 +23,7 @@ help:
 	@echo "make kernel-bench   time the ways to map grants side by side: build/kernel-bench/bench.md"
 	@echo "make flip-bench     count what a page flip costs: build/flip-bench/bench.md; [ROWS=\"map-gl-640x480...\"] [DOCS=1] [AGAIN=1]"
 	@echo "make layer-build    real bitbake builds the layer's recipes: OE_TREES=folder [RELEASES=wrynose] [KERNEL=none|checked|compiled] [OE_SOURCES=folder]"
+	@echo "make layer-demo     the same, then make demo with these packages: OE_TREES=folder [RELEASE=wrynose] [OE_SOURCES=folder]"
 	@echo "make oe-check       heavy checks of the layer with OE_TREES=folder of the trees"
 	@echo "make clean          remove build/; make clean-cache removes the testbed's cache"
 
@@ -101,6 +102,9 @@ oe-check: $(VENV)/.ready
 
 layer-build: $(VENV)/.ready
 	@$(RUN) -m testbed layer-build "$(OE_TREES)" $(if $(RELEASES),--release $(RELEASES)) --sources "$(OE_SOURCES)" --kernel $(or $(KERNEL),checked)
+
+layer-demo: $(VENV)/.ready
+	@$(RUN) -m testbed layer-demo "$(OE_TREES)" $(if $(RELEASE),--release $(RELEASE)) --sources "$(OE_SOURCES)"
 
 clean:
 	rm -rf build

@@ -67,6 +67,12 @@ def _layer_build(arguments: argparse.Namespace) -> int:
     return run.run(wanted, BUILD / "layer-build")
 
 
+def _layer_demo(arguments: argparse.Namespace) -> int:
+    from . import layerdemo
+
+    return layerdemo.play(arguments.trees, arguments.release, arguments.sources, BUILD / "layer-demo")
+
+
 def _host_packages(_: argparse.Namespace) -> int:
     host.install([*host.TESTBED, *host.TESTS])
     return 0
@@ -90,6 +96,7 @@ COMMANDS = {
     "shell": (_shell, "boot, print how to reach Dom0 by SSH, wait"),
     "oe-test": (_oe_test, "run the image tests by oe-core's own oe-test against the testbed's Dom0"),
     "layer-build": (_layer_build, "build the layer's recipes by real bitbake; writes build/layer-build"),
+    "layer-demo": (_layer_demo, "build them, and show the main job with these packages; writes build/layer-demo"),
     "host-packages": (_host_packages, "install the Debian packages that the testbed and all tests need (root)"),
     "clean-cache": (_clean_cache, "remove the cache folder"),
 }
@@ -111,11 +118,14 @@ def main() -> int:
         if name == "oe-test":
             command.add_argument("oe_core", type=Path, help="a clone of openembedded-core")
             command.add_argument("tests", nargs="*", help="modules, module.Class or module.Class.method (default: all)")
-        elif name == "layer-build":
+        elif name in ("layer-build", "layer-demo"):
             command.add_argument("trees", help="the folder with the trees (OE_TREES), see docs/testing.md")
-            command.add_argument("--release", nargs="+", default=["wrynose", "scarthgap"], help="default: both")
             command.add_argument("--sources", default="", help="a folder with what the network would give (OE_SOURCES)")
+        if name == "layer-build":
+            command.add_argument("--release", nargs="+", default=["wrynose", "scarthgap"], help="default: both")
             command.add_argument("--kernel", choices=("none", "checked", "compiled"), default="checked")
+        elif name == "layer-demo":
+            command.add_argument("--release", default="wrynose", help="default: wrynose")
     arguments = parser.parse_args()
     try:
         status: int = arguments.function(arguments)

@@ -60,12 +60,17 @@ def say(message: str) -> None:
 
 
 @contextlib.contextmanager
-def locked(name: str) -> Iterator[None]:
-    """Hold an exclusive lock of the cache, so that two runs never build the same thing."""
+def locked(name: str, refusal: str = "") -> Iterator[None]:
+    """Hold an exclusive lock of the cache, so that two runs never build the same thing.
+
+    Waits while another run holds it; with a ``refusal`` raises TestbedError with that instead.
+    """
     with open(root() / f".{name}.lock", "w", encoding="utf-8") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
+            if refusal:
+                raise TestbedError(refusal) from error
             say(f"{name}: another run is building it, waiting")
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield

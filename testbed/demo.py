@@ -12,6 +12,7 @@ from . import machine, proofs
 from .cache import say
 from .display import DomU
 from .errors import LostVMError, ProofError
+from .product import Product, chosen
 from .proofs import Scene
 from .report import Proof, Report
 
@@ -36,7 +37,7 @@ def _started(start: Callable[[], object], what: str) -> Callable[[], str]:
     return proof
 
 
-def _play(report: Report, scene: Scene) -> None:
+def _play(report: Report, scene: Scene, product: Product) -> None:
     """All proofs in their order."""
     domu = scene.domu
 
@@ -50,6 +51,7 @@ def _play(report: Report, scene: Scene) -> None:
 
     steps: list[tuple[str, Callable[[], str]]] = [
         ("a DomU starts with its virtual display", _started(start, "the test pattern runs in the DomU")),
+        *product.steps(scene),
         ("(a) Dom0's screen equals the DomU's frames, pixel by pixel", lambda: proofs.pattern_is_exact(scene)),
         ("(b) DomU and Dom0 share the memory of the picture", lambda: proofs.memory_is_shared(scene)),
         ("(c) the backend touches no pixel", lambda: proofs.nothing_is_copied(scene)),
@@ -73,12 +75,16 @@ def _play(report: Report, scene: Scene) -> None:
             return
 
 
-def run(folder: Path) -> Report:
-    """Build what is missing, boot, prove, write the report. Raises TestbedError if it can't be run."""
-    images = machine.build()
+def run(folder: Path, product: Product | None = None) -> Report:
+    """Build what is missing, boot, prove, write the report. Raises TestbedError if it can't be run.
+
+    ``product``: the one that the environment chooses, if none is given.
+    """
+    product = product or chosen()
+    images = machine.build(product)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    report = Report()
+    report = Report(product=list(product.origin))
     started = time.monotonic()
     try:
         with machine.boot(images, folder) as (qemu, dom0):
@@ -90,7 +96,7 @@ def run(folder: Path) -> Report:
             ).strip(" ·")
             say(f"machine: {report.machine}; booted in {time.monotonic() - started:.0f} s")
             scene = Scene(qemu, dom0, DomU(qemu, dom0), folder, report.pictures)
-            _play(report, scene)
+            _play(report, scene, product)
     except LostVMError as error:
         report.proofs.append(Proof("the virtual machine lives", False, str(error), 0))
         raise

@@ -13,6 +13,7 @@ from .cache import say
 from .deadline import wait_until
 from .errors import LostVMError
 from .guest import Dom0
+from .product import KIOSK, Product, chosen
 from .qemu import SCREEN, Images, Qemu, require_qemu
 
 BOOT_SECONDS = 300
@@ -26,23 +27,21 @@ def _prepare() -> None:
     host.require_root()
 
 
-def build() -> Images:
-    """Build what is not cached."""
+def build(product: Product | None = None) -> Images:
+    """Build what is not cached, with the product that is chosen by the environment if none is given."""
+    product = product or chosen()
     _prepare()
     built = kernel.build()
     return Images(
         xen=xen.build(),
         kernel=built / "Image",
-        dom0=rootfs.build_dom0(built, kernel_guest.build()),
-        domu=rootfs.build_domu(built),
+        dom0=rootfs.build_dom0(product, built, kernel_guest.build()),
+        domu=rootfs.build_domu(product, built),
     )
 
 
-_KIOSK = """
-cd /usr/share/xen-dmabuf/kiosk
-install -Dm 644 kiosk.ini /etc/xen-dmabuf/kiosk/weston/weston.ini
-install -Dm 644 kiosk.conf /usr/lib/systemd/system/weston.service.d/xen-dmabuf-kiosk.conf
-install -Dm 644 kiosk.toml /etc/xen-dmabuf/backend.toml.d/kiosk.toml
+_MAKE_KIOSK = """
+cp -r /{kiosk}/. /
 printf '%b' '{more}' >> /etc/xen-dmabuf/kiosk/weston/weston.ini
 systemctl daemon-reload && systemctl restart weston && systemctl reload xen-dmabuf-backend
 """
@@ -50,7 +49,7 @@ systemctl daemon-reload && systemctl restart weston && systemctl reload xen-dmab
 
 def kiosk(dom0: Dom0, more: str = "") -> None:
     """Make a running Dom0 a kiosk, as the layer's xen-dmabuf-weston-kiosk does; ``more``: for weston.ini."""
-    dom0.run(_KIOSK.format(more=more), timeout=240)
+    dom0.run(_MAKE_KIOSK.format(kiosk=KIOSK, more=more), timeout=240)
 
 
 def _booted(machine: Qemu) -> bool:
@@ -60,13 +59,14 @@ def _booted(machine: Qemu) -> bool:
 
 def build_debug() -> Images:
     """The same with the debug kernel in Dom0; DomUs keep the plain one."""
+    product = chosen()
     _prepare()
     plain, debug = kernel.build(), kernel_debug.build()
     return Images(
         xen=xen.build(),
         kernel=debug / "Image",
-        dom0=rootfs.build_dom0(kernel_debug.dom0_parts(debug, plain), kernel_guest.build()),
-        domu=rootfs.build_domu(plain),
+        dom0=rootfs.build_dom0(product, kernel_debug.dom0_parts(debug, plain), kernel_guest.build()),
+        domu=rootfs.build_domu(product, plain),
         xen_options=kernel_debug.XEN_OPTIONS,
         dom0_options=kernel_debug.DOM0_OPTIONS,
     )

@@ -21,6 +21,8 @@ img { max-width: 100%; border: 1px solid #888 }
 </style></head><body>
 <h1>A DomU's screen on Dom0's Weston, without a copy</h1>
 <p>{{ report.machine }}</p>
+{% for line in report.product %}<p>{{ line }}</p>
+{% endfor %}
 <p class="{{ 'yes' if report.held else 'no' }}">
 {{ "Every proof held." if report.held else "Not every proof held." }}</p>
 <table><tr><th>proof</th><th>held</th><th>what was seen</th><th>seconds</th></tr>
@@ -50,6 +52,8 @@ class Report:
     """Everything that a demo run found out."""
 
     machine: str = ""
+    product: list[str] = field(default_factory=list)
+    """Where the product's files came from."""
     proofs: list[Proof] = field(default_factory=list)
     pictures: list[tuple[str, str]] = field(default_factory=list)
     seconds: float = 0.0

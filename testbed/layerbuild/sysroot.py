@@ -6,11 +6,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 from .. import cache, debian
-from ..errors import TestbedError
+from ..packages import debs
 
 LIBRARIES = "libraries.json"
 PYTHON = "3.13"
@@ -65,12 +64,8 @@ def _libraries(folder: Path) -> dict[str, list[str]]:
 
 def _names(deb: Path) -> list[str]:
     """The paths of a .deb file's content, from "/" on."""
-    try:
-        tar = subprocess.run(["dpkg-deb", "--fsys-tarfile", str(deb)], check=True, capture_output=True).stdout
-    except subprocess.CalledProcessError as error:
-        raise TestbedError(f'"{deb}" is no Debian package; run "make clean-cache"') from error
-    listing = subprocess.run(["tar", "-t"], input=tar, check=True, capture_output=True).stdout.decode()
-    return [line.removeprefix(".") for line in listing.splitlines()]
+    with debs.archive(debs.content(deb)) as members:
+        return [name.removeprefix(".") for name in members.getnames()]
 
 
 def _is_library(path: str) -> bool:

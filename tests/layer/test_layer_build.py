@@ -12,7 +12,7 @@ import pytest
 from layer_files import LAYER
 from oe_trees import MACHINES, RELEASES, ROOT, compose, kas_files
 
-from testbed import oetrees
+from testbed import cache, layerdemo, oetrees
 from testbed.errors import TestbedError
 from testbed.layerbuild import bitbake, buildroot, recipes, run, sysroot
 
@@ -152,13 +152,31 @@ def test_every_recipe_is_built_but_images():
     assert all(recipe.has_packages for recipe in recipes.of_layer())
 
 
-def test_the_command_line_refuses_in_one_sentence(tmp_path):
-    command = [sys.executable, "-m", "testbed", "layer-build", str(tmp_path)]
+@pytest.mark.parametrize("name", ["layer-build", "layer-demo"])
+def test_the_command_line_refuses_in_one_sentence(tmp_path, name):
+    command = [sys.executable, "-m", "testbed", name, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     wanted = "OE_TREES has no folder" if os.geteuid() == 0 else "run it as root"
     assert done.stderr.startswith("testbed: ") and wanted in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_second_demo_in_the_same_folder_is_refused(tmp_path, monkeypatch):
+    """It would take away the packages that the first one makes its roots of."""
+    monkeypatch.setenv(cache.ENVIRONMENT, str(tmp_path / "cache"))
+    monkeypatch.setattr(layerdemo.run, "run", lambda *_: layerdemo.play("trees", "wrynose", "", tmp_path / "out"))
+    with pytest.raises(TestbedError, match=r'another "make layer-demo" works in ".*/out"; wait'):
+        layerdemo.play("trees", "wrynose", "", tmp_path / "out")
+
+
+def test_packages_that_were_not_built_are_no_demo(tmp_path, monkeypatch):
+    """Whatever would be booted says so by failing."""
+    monkeypatch.setenv(cache.ENVIRONMENT, str(tmp_path / "cache"))
+    monkeypatch.setattr(layerdemo.run, "run", lambda wanted, output: 0)
+    monkeypatch.setattr(layerdemo.demo, "run", lambda *_: pytest.fail("it boots"))
+    with pytest.raises(TestbedError, match="no packages.*make layer-build"):
+        layerdemo.play("trees", "wrynose", "", tmp_path / "out")
 
 
 def test_another_libc_makes_another_root(monkeypatch):

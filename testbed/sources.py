@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: MIT
+"""The product out of this repository: what the layer's recipes would package is copied and compiled here."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from . import cache, cross, debianroot, guest_programs, layout, process, product
+from .debianroot import DIST_PACKAGES, UNITS
+from .product import DOM0, KIOSK, Step
+from .proofs import Scene
+
+PYWAYLAND = "pywayland==0.4.18"
+"""PyPI's wheel of the version that trixie packages; Debian's package has the core protocol only."""
+PROTOCOLS = ("linux_dmabuf_v1", "xdg_shell", "presentation_time", "viewporter")
+_BOTH = (layout.WESTON, layout.BACKEND / "src", layout.BACKEND / "tests")
+_FILES = {
+    DOM0: (
+        *_BOTH,
+        layout.GUEST_CONFIG,
+        layout.BACKEND / "data",
+        layout.BACKEND / "pyproject.toml",
+        layout.BACKEND / "pump_build.py",
+        layout.BACKEND / "setup.py",
+    ),
+    product.DOMU: (*_BOTH, layout.PATTERN),
+}
+
+
+class Sources:
+    """The product of the files here."""
+
+    stage = ""
+    origin = ("The product's files were copied and compiled from this repository by the testbed, not packaged.",)
+
+    def inputs(self, side: str) -> dict[str, str]:
+        modules = [Path(module.__file__ or "") for module in (cross, guest_programs)]
+        return {"product": cache.digest([*_FILES[side], *modules, Path(__file__)]), "pywayland": PYWAYLAND}
+
+    def install(self, side: str, root: Path) -> None:
+        if side == DOM0:
+            _dom0(root)
+        else:
+            _domu(root)
+
+    def steps(self, scene: Scene) -> list[Step]:
+        return []
+
+
+def _dom0(root: Path) -> None:
+    _hostile_frontend(root)
+    _wayland_protocols(root)
+    _backend(root)
+    weston(root, "dom0.ini", ("dom0.conf", "force-renderer.conf"))
+    kiosk(root / KIOSK)
+    (root / "etc/xen").mkdir(exist_ok=True)
+    shutil.copy(layout.GUEST_CONFIG, root / "etc/xen/domu.cfg")
+    debianroot.enable(root, {"xen-dmabuf-backend.service": "multi-user.target"})
+
+
+def _domu(root: Path) -> None:
+    guest_programs.build_pattern(root.parent, root / "usr/bin/xen-dmabuf-pattern")
+    (root / "usr/lib/xen-dmabuf").mkdir()
+    shutil.copy(layout.PATTERN / "pattern-init", root / "usr/lib/xen-dmabuf/pattern-init")
+    _hostile_frontend(root)
+    _backend_library(root)
+    weston(root, "domu.ini", ("domu.conf",))
+
+
+def _backend(root: Path) -> None:
+    """Install the backend as its recipe does: the wheel, and what the Makefile of backend/data installs."""
+    target = root / DIST_PACKAGES
+    work = root.parent / "pip"
+    # setuptools takes along what an earlier build of another state of the tree has left here
+    shutil.rmtree(layout.BACKEND / "build", ignore_errors=True)
+    # no code of this machine's in it
+    _pip(
+        *("--no-build-isolation", "--target", str(work), str(layout.BACKEND)),
+        what="backend package",
+        env={"XEN_DMABUF_PUMP": "none"},
+    )
+    for script in (work / "bin").iterdir():
+        text = script.read_text(encoding="utf-8").split("\n", 1)[1]
+        (root / "usr/bin" / script.name).write_text("#!/usr/bin/python3\n" + text, encoding="utf-8")
+        (root / "usr/bin" / script.name).chmod(0o755)
+    shutil.rmtree(work / "bin")
+    shutil.copytree(work, target, dirs_exist_ok=True)
+    shutil.rmtree(work)
+    guest_programs.build_pump(root.parent, target / "xen_dmabuf/pump/_pump.abi3.so")
+    process.run(["make", "-C", str(layout.BACKEND / "data"), "install", f"DESTDIR={root}"], what="the backend's files")
+    debianroot.byte_compile(root, target / "xen_dmabuf", target / "pywayland/protocol")
+
+
+def _pip(*words: str, what: str, remedy: str = "", env: dict[str, str] | None = None) -> None:
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", *words]
+    process.run(command, what=what, remedy=remedy, env=env)
+
+
+def _hostile_frontend(root: Path) -> None:
+    """The backend's tests where xen-dmabuf-backend-ptest has them: on_xen.py runs in Dom0 and in a DomU."""
+    shutil.copytree(
+        layout.BACKEND / "tests", root / layout.PTEST / "tests", ignore=shutil.ignore_patterns("__pycache__")
+    )
+
+
+def _backend_library(root: Path) -> None:
+    """What those tests import in a DomU: the backend's modules, without its program, units and Wayland."""
+    target = root / DIST_PACKAGES / "xen_dmabuf"
+    not_needed = shutil.ignore_patterns("__pycache__", "*.c", "*.h", "*.so")
+    shutil.copytree(layout.BACKEND / "src/xen_dmabuf", target, ignore=not_needed)
+    debianroot.byte_compile(root, target)
+
+
+def _wayland_protocols(root: Path) -> None:
+    """Protocol modules that Debian's pywayland lacks."""
+    work = root.parent / "wheel"
+    _pip("--target", str(work), PYWAYLAND, what=PYWAYLAND, remedy="is PyPI reachable?")
+    for protocol in PROTOCOLS:
+        target = root / DIST_PACKAGES / "pywayland/protocol" / protocol
+        shutil.copytree(work / "pywayland/protocol" / protocol, target, dirs_exist_ok=True)
+    shutil.rmtree(work)
+
+
+def weston(root: Path, configuration: str, drop_ins: tuple[str, ...]) -> None:
+    """Weston's configuration where the layer's packages put it."""
+    folder = root / "etc/xen-dmabuf" / configuration.removesuffix(".ini") / "weston"
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(layout.WESTON / configuration, folder / "weston.ini")
+    units = root / UNITS / "weston.service.d"
+    units.mkdir(parents=True, exist_ok=True)
+    for name in drop_ins:
+        shutil.copy(layout.WESTON / name, units / f"xen-dmabuf-{name}")
+
+
+def kiosk(root: Path) -> None:
+    """What xen-dmabuf-weston-kiosk packages."""
+    weston(root, "kiosk.ini", ("kiosk.conf",))
+    folder = root / "etc/xen-dmabuf/backend.toml.d"
+    folder.mkdir()
+    shutil.copy(layout.WESTON / "kiosk.toml", folder)
