@@ -52,12 +52,17 @@ class XenDmabufInputTest(XenDmabufCase):
 
     @classmethod
     def _listen(cls, domu):
-        """Keep what its devices say in files."""
-        there = "grep -q 'Virtual Pointer' /sys/class/input/event*/device/name"
-        poll(lambda: domu.try_run(there)[0] == 0, SECONDS, f"{domu.name}: the frontend's devices")
+        """Keep what its devices say in files, from when this returns."""
         for name in DEVICES:
-            node = f"$(basename $(dirname $(dirname $(grep -l 'Virtual {name}' /sys/class/input/event*/device/name))))"
-            domu.run(f"cat /dev/input/{node} > /tmp/{name} & true")
+            named = f"grep -l 'Virtual {name}' /sys/class/input/event*/device/name"
+            cls._wait_for_device(domu, name, named)
+            node = f"/dev/input/$(basename $(dirname $(dirname $({named}))))"
+            # both are open before cat runs in the background
+            domu.run(f"(exec 3< {node}; : > /tmp/{name}; cat <&3 >> /tmp/{name} &)")
+
+    @staticmethod
+    def _wait_for_device(domu, name, named):
+        poll(lambda: domu.try_run(named)[0] == 0, SECONDS, f"{domu.name}: the frontend's {name}")
 
     def events(self, domu, name):
         """(type, code, value) of all that a device of a DomU has said so far."""
