@@ -16,6 +16,8 @@ from waiting import until
 from xen_dmabuf.config import Quota
 from xen_dmabuf.displif import fourcc, wire
 from xen_dmabuf.link.messages import Connected, Disconnected, Failed
+from xen_dmabuf.worker.ports import Ports
+from xen_dmabuf.xen.evtchn import Evtchn
 
 OP = wire
 HUGE = 0xFFFFFFFF
@@ -229,6 +231,20 @@ def test_a_full_event_page_costs_events_only(xen, weston):
             await until(lambda: counters.flips_shown == 64, "the last flip")
             assert counters.events_dropped == 1
             assert len(control.flips_done()) == 63
+
+    asyncio.run(run())
+
+
+def test_nothing_is_kept_of_a_port_that_its_callback_unbinds(xen):
+    """Another one gets its number: it has neither the first one's events nor its unmasking."""
+
+    async def run():
+        ports = Ports(Evtchn(5))
+        local = ports.bind(9, lambda: ports.unbind(local))
+        xen.kick(9)
+        await until(lambda: not xen.bound, "the port's end")
+        assert not ports._counts and not ports._since
+        ports.close()
 
     asyncio.run(run())
 

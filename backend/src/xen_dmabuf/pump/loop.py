@@ -57,7 +57,7 @@ class Selector(selectors.EpollSelector):
         self.ends = False
         end = None if timeout is None else time.monotonic() + timeout
         while True:
-            ready = self._epoll.poll(timeout)
+            ready = self._epoll.poll(timeout, _MOST)
             if len(ready) != 1:
                 return self._found(ready)
             fd, events = ready[0]

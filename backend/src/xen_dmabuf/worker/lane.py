@@ -121,25 +121,7 @@ class Lane:
 
         Nothing is lent if there are too many lanes, or if it raises."""
         self._pictures = [_Shown(*picture) for picture in pictures]
-        try:
-            self._describe(pages, ports, surface, sample_at, journal)
-            if lib.lane_lend(self._pump.state, self.values):
-                self._pump.lanes[self.values] = self.resume
-                self._pump.ends = True  # the next turn waits in C
-        finally:
-            if not self.lent:
-                self._let_go()
-
-    def _describe(
-        self,
-        pages: tuple[Any, Any, Any],
-        ports: tuple[int, int],
-        surface: tuple[Any, Any],
-        sample_at: float,
-        journal: dict[str, Any],
-    ) -> None:
         lane = self.values
-        lane.ring, lane.events, lane.record = (self._view(page) for page in pages)
         lane.request_port, lane.event_port = ports
         lane.surface, lane.damage = (address(pointer) for pointer in surface)
         lane.sample_at, lane.patience = sample_at, limits.HIDDEN
@@ -147,6 +129,18 @@ class Lane:
         lane.requests_consumed = journal["answered"]
         lane.copied = 0
         lane.answered_at = lane.committed = float("-inf")
+        try:
+            lane.ring, lane.events, lane.record = (self._view(page) for page in pages)
+            self._describe_pictures()
+            if lib.lane_lend(self._pump.state, self.values):
+                self._pump.lanes[self.values] = self.resume
+                self._pump.ends = True  # the next turn waits in C
+        finally:
+            if not self.lent:
+                self._let_go()
+
+    def _describe_pictures(self) -> None:
+        lane = self.values
         lane.pictures, lane.shown = len(self._pictures), 0
         for index, picture in enumerate(self._pictures):
             image, entry = picture.image, lane.picture[index]

@@ -69,11 +69,13 @@ class Ports:
             if callback is None:
                 continue
             callback()
+            if port not in self._callbacks:
+                continue  # unbound meanwhile
             delay = self._delay(port)
             if delay:
                 self._loop.call_later(delay, self._unmask, port)
             else:
-                self._unmask(port)
+                self.evtchn.unmask(port)
 
     def _delay(self, port: int) -> float:
         count = self._counts[port] = self._counts.get(port, 0) + 1
