@@ -67,6 +67,7 @@ def _domu(root: Path) -> None:
     _hostile_frontend(root)
     _backend_library(root)
     weston(root, "domu.ini", ("domu.conf",))
+    shutil.copy(layout.WESTON / "60-xen-dmabuf-input.rules", root / "usr/lib/udev/rules.d")
 
 
 def _backend(root: Path) -> None:
