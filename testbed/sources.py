@@ -53,7 +53,7 @@ def _dom0(root: Path) -> None:
     _hostile_frontend(root)
     _wayland_protocols(root)
     _backend(root)
-    weston(root, "dom0.ini", ("dom0.conf", "force-renderer.conf"))
+    weston_of_dom0(root)
     kiosk(root / KIOSK)
     (root / "etc/xen").mkdir(exist_ok=True)
     shutil.copy(layout.GUEST_CONFIG, root / "etc/xen/domu.cfg")
@@ -66,8 +66,7 @@ def _domu(root: Path) -> None:
     shutil.copy(layout.PATTERN / "pattern-init", root / "usr/lib/xen-dmabuf/pattern-init")
     _hostile_frontend(root)
     _backend_library(root)
-    weston(root, "domu.ini", ("domu.conf",))
-    shutil.copy(layout.WESTON / "60-xen-dmabuf-input.rules", root / "usr/lib/udev/rules.d")
+    weston_of_domu(root)
 
 
 def _backend(root: Path) -> None:
@@ -124,7 +123,20 @@ def _wayland_protocols(root: Path) -> None:
     shutil.rmtree(work)
 
 
-def weston(root: Path, configuration: str, drop_ins: tuple[str, ...]) -> None:
+def weston_of_dom0(root: Path) -> None:
+    """What xen-dmabuf-weston-dom0 and -force-renderer package."""
+    _weston(root, "dom0.ini", ("dom0.conf", "force-renderer.conf"))
+
+
+def weston_of_domu(root: Path) -> None:
+    """What xen-dmabuf-weston-domu packages."""
+    _weston(root, "domu.ini", ("domu.conf",))
+    rules = root / "usr/lib/udev/rules.d"
+    rules.mkdir(parents=True, exist_ok=True)
+    shutil.copy(layout.WESTON / "60-xen-dmabuf-input.rules", rules)
+
+
+def _weston(root: Path, configuration: str, drop_ins: tuple[str, ...]) -> None:
     """Weston's configuration where the layer's packages put it."""
     folder = root / "etc/xen-dmabuf" / configuration.removesuffix(".ini") / "weston"
     folder.mkdir(parents=True, exist_ok=True)
@@ -137,7 +149,7 @@ def weston(root: Path, configuration: str, drop_ins: tuple[str, ...]) -> None:
 
 def kiosk(root: Path) -> None:
     """What xen-dmabuf-weston-kiosk packages."""
-    weston(root, "kiosk.ini", ("kiosk.conf",))
+    _weston(root, "kiosk.ini", ("kiosk.conf",))
     folder = root / "etc/xen-dmabuf/backend.toml.d"
     folder.mkdir()
     shutil.copy(layout.WESTON / "kiosk.toml", folder)
