@@ -8,6 +8,7 @@ import errno
 import os
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,8 @@ def test_a_call_that_fails_stops_no_picture(kernel, caplog, code, lines):
         ("auto", False, True),
         ("always", True, True),
         ("never", False, False),
+        ("guest", True, False),
+        ("guest", False, True),
     ],
 )
 def test_the_device_is_asked_unless_the_configuration_knows(kernel, monkeypatch, mode, coherent, needed):
@@ -220,6 +223,21 @@ def test_a_frame_is_shown_after_its_caches_were_written_back(xen, weston):
             assert counters.flips_requested == 0, "committed before its caches were written back"
             held.done.set()
             await until(lambda: counters.flips_shown == 1, "the flip")
+
+    asyncio.run(run())
+
+
+def test_nothing_is_waited_for_where_the_guest_writes_back(xen, weston):
+    async def run():
+        async with serving(xen, weston.socket) as (worker, frontend):
+            worker.scene.caches = held = Held()
+            connector = worker._devices[0].connectors[0]
+            connector.spec = replace(connector.spec, written_back=True)
+            await frontend.show(1, 64, 48)
+            assert held.written_back == 1, "for the wl_buffer, which may be a worker's that died"
+            frontend.connectors[0].post(OP.OP_PG_FLIP, 1)
+            await until(lambda: connector.counters.flips_shown == 1, "the flip")
+            assert held.asked == 1
 
     asyncio.run(run())
 

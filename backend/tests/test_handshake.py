@@ -29,7 +29,7 @@ from waiting import until
 
 from xen_dmabuf import limits
 from xen_dmabuf.codec import CodecError
-from xen_dmabuf.config import Config, Quota
+from xen_dmabuf.config import Config, Gpu, Quota
 from xen_dmabuf.errors import UserError
 from xen_dmabuf.link.messages import (
     AskStatus,
@@ -54,6 +54,25 @@ def test_init_wait_comes_before_the_frontend_or_the_worker_do_anything(monkeypat
             toolstack_creates(store)
             await until(lambda: states(store)[0] == "2", "InitWait", 1)
             assert store.read(f"{BACK}/versions") == "1,2"
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("caches", "request_", "written_back"), [("auto", "1", False), ("guest", None, False), ("guest", "1", True)]
+)
+def test_a_guest_writes_back_what_it_was_offered_to(caches, request_, written_back):
+    async def run():
+        store = FakeStore()
+        config = Config(gpu={"default": Gpu(), "imx-drm": Gpu(caches=caches)})
+        async with running(store, lambda: config):
+            toolstack_creates(store)
+            if request_:
+                store.write(f"{FRONT}/request-write-back", request_)
+            await connect(store)
+            assert store.read(f"{BACK}/feature-write-back") == str(int(caches == "guest"))
+            (asked,) = [message for message in FakeChild.made[0].sent if isinstance(message, Connect)]
+            assert {spec.written_back for spec in asked.connectors} == {written_back}
 
     asyncio.run(run())
 

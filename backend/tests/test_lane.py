@@ -8,6 +8,7 @@ import contextlib
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -221,6 +222,10 @@ def test_flips_are_not_c_s_where_caches_are_written_back(xen, weston):
             assert there.worker.status().flips == "compiled"
             there.worker.scene.caches = SimpleNamespace(needed=True, state="", written_back=0)
             assert there.worker.status().flips == "python"
+            connector = there.connector
+            connector.spec = replace(connector.spec, written_back=True)
+            status = there.worker.status()
+            assert (status.flips, status.caches) == ("compiled", "by the guest, not ")
             there.worker.scene.caches = None
 
     asyncio.run(run())

@@ -18,7 +18,7 @@ from .record import record
 
 STRATEGIES = ("map", "export", "copy")
 ALLOCATORS = ("gbm", "dumb")
-CACHES = ("auto", "always", "never")
+CACHES = ("auto", "always", "never", "guest")
 SCALES = ("down", "fit", "stretch", "none")
 PLACEMENTS = ("window", "maximised", "fullscreen")
 KEYBOARDS = ("after-click", "always")
@@ -49,7 +49,7 @@ class Display:
 @record
 class Gpu:
     """Buffer strategies, tried in order, where ``map`` takes its buffers from, and whether the
-    CPU's caches are written back before the GPU reads."""
+    CPU's caches are written back before the GPU reads, and by whom."""
 
     device: str = ""
     strategies: tuple[str, ...] = choice(STRATEGIES, STRATEGIES)
@@ -106,6 +106,11 @@ class Config:
     def gpu_for(self, driver: str) -> Gpu:
         """The table [gpu.<driver>], else [gpu.default]."""
         return self.gpu.get(driver, self.gpu["default"])
+
+    @property
+    def guests_write_back(self) -> bool:
+        """Whether guests are offered to write caches back themselves: before a worker runs, no GPU is known."""
+        return any(gpu.caches == "guest" for gpu in self.gpu.values())
 
     def quota_for(self, domain: str) -> Quota:
         """The table [quota.<domain name>], else [quota.default]."""

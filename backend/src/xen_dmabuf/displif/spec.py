@@ -15,7 +15,8 @@ _PLAIN = 4095, 2047
 class ConnectorSpec:
     """``name`` is the unique-id or the index; sizes in pixels; references and ports of the DomU.
 
-    ``version`` is the protocol's that the frontend has chosen for the whole device.
+    ``version`` is the protocol's that the frontend has chosen, ``written_back`` says that it writes caches back
+    (feature-write-back); both hold for the whole device.
     """
 
     index: int = number(high=15)
@@ -27,6 +28,7 @@ class ConnectorSpec:
     evt_ref: int = number(low=1, high=_U32)
     evt_port: int = number(low=1, high=_U32)
     version: int = number(1, low=1, high=2)
+    written_back: bool = False
 
     @property
     def warning(self) -> str:

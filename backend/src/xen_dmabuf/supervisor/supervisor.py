@@ -331,7 +331,7 @@ class Supervisor:
         )
         device: Device
         if kind is VDispl:
-            device = VDispl(self._store, ties, lambda: domain.config.quota_for(domain.name))
+            device = VDispl(self._store, ties, lambda: domain.config)
         else:
             device = VKbd(self._store, ties, lambda: not domain.devices)
         if domain.ready or (kind is VKbd and not domain.devices):

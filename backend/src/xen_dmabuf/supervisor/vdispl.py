@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..config import Quota
+from ..config import Config, Quota
 from ..displif import wire
 from ..displif.spec import ConnectorSpec
 from ..link.messages import Connect, Connected, Disconnect, Disconnected, Failed, Message, Refused
@@ -16,19 +16,24 @@ from .xenstore import XenStore, left_out, read_connectors, read_number
 
 
 class VDispl(Device):
-    """``quota`` returns what the domain may have; all others: Device."""
+    """``config`` returns the domain's configuration; all others: Device."""
 
     BACKEND = FRONTEND = "vdispl"
 
-    def __init__(self, store: XenStore, ties: Ties, quota: Callable[[], Quota]) -> None:
-        self._quota = quota
+    def __init__(self, store: XenStore, ties: Ties, config: Callable[[], Config]) -> None:
+        self._config = config
         super().__init__(store, ties)
+
+    def _quota(self) -> Quota:
+        return self._config().quota_for(self.name)
 
     def _decide(self, view: View) -> Action:
         return decide(view)
 
     def _offer(self) -> None:
         self._store.write_where(f"{self.path}/state", f"{self.path}/versions", wire.VERSIONS)
+        offer = str(int(self._config().guests_write_back))
+        self._store.write_where(f"{self.path}/state", f"{self.path}/feature-write-back", offer)
 
     def _unfit(self) -> str:
         if read_number(self._store, f"{self.frontend}/be-alloc", 0, 1):
@@ -39,7 +44,8 @@ class VDispl(Device):
         return ""
 
     def _read(self) -> tuple[ConnectorSpec, ...]:
-        return tuple(read_connectors(self._store, self.frontend, self._quota()))
+        offers_write_back = self._store.read(f"{self.path}/feature-write-back") == "1"
+        return tuple(read_connectors(self._store, self.frontend, self._quota(), offers_write_back))
 
     def _connect_message(self, published: Any) -> Message:
         self._warn(left_out(self._store, self.frontend, self._quota(), len(published)))

@@ -235,14 +235,17 @@ def _name(text: str, index: int) -> str:
     return _NAME.sub("_", text.strip())[:32] or str(index)
 
 
-def read_connectors(store: XenStore, frontend: str, quota: Quota) -> list[ConnectorSpec]:
+def read_connectors(
+    store: XenStore, frontend: str, quota: Quota, offers_write_back: bool = False
+) -> list[ConnectorSpec]:
     """The connectors that are served: from index 0 on, until one has no resolution, isn't published, or
-    is beyond the quota; left_out() names the others.
+    is beyond the quota; left_out() names the others. What was not offered has no effect.
 
     RequestError names the node and the value. Ports and references must be unique.
     """
     specs: list[ConnectorSpec] = []
     version = 2 if store.read(f"{frontend}/version") == "2" else 1
+    written_back = offers_write_back and _flag(store, f"{frontend}/request-write-back")
     for index in range(quota.connectors):
         path = f"{frontend}/{index}"
         size = read_resolution(store, f"{path}/resolution", quota)
@@ -258,6 +261,7 @@ def read_connectors(store: XenStore, frontend: str, quota: Quota) -> list[Connec
                 evt_ref=_needed(store, f"{path}/evt-ring-ref"),
                 evt_port=_needed(store, f"{path}/evt-event-channel"),
                 version=version,
+                written_back=written_back,
             )
         )
     if not specs:

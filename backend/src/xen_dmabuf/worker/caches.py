@@ -31,7 +31,7 @@ _MISSING = (
 
 
 class Caches:
-    """``needed``: write_back() has to come before each commit of new content.
+    """``needed``: write_back() has to come before each commit of new content, unless the guest does it.
 
     ``missing``: it would have to, but the kernel can't. ``state`` says for people what is done and
     why. ``written_back``: how often it was.
@@ -85,4 +85,4 @@ def open_caches(gntdev: Gntdev, mode: str, drm_fd: int, path: str) -> Caches:
     why = f"{path} {'is' if device.coherent else 'is not'} coherent ({device.why})"
     if mode != "auto":
         why = f'the configuration says "{mode}"; {why}'
-    return Caches(gntdev, mode == "always" or (mode == "auto" and not device.coherent), why)
+    return Caches(gntdev, mode == "always" or (mode in ("auto", "guest") and not device.coherent), why)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import mmap
 
     from ..displif.geometry import Crop
+    from .caches import Caches
     from .image import Image
     from .lane import Lane
     from .picture import Picture
@@ -127,6 +128,12 @@ class Connector:
             wire.OP_PG_FLIP: self._pg_flip,
             wire.OP_GET_EDID: self._get_edid,
         }
+
+    @property
+    def _caches(self) -> Caches | None:
+        """What has to write back before each frame; None: nobody has to, or the guest does it."""
+        caches = self._scene.caches
+        return caches if caches and caches.needed and not self.spec.written_back else None
 
     @property
     def counters(self) -> Counters:
@@ -261,9 +268,8 @@ class Connector:
 
     def _serve_flip(self) -> bool:
         """Serve the only request, if it is a flip that can be shown at once; False: nothing was done."""
-        caches = self._scene.caches
         requests = self.flips.requests
-        if self.flips.open or self.flips.replays or (caches and caches.needed):
+        if self.flips.open or self.flips.replays or self._caches:
             return False
         packet = requests.peek()
         if packet is None:
@@ -369,8 +375,7 @@ class Connector:
     async def _drawn(self, cookie: int) -> Framebuffer:
         """The framebuffer, with its new content where the GPU reads it; RequestError if none."""
         framebuffer = self._framebuffers.get(cookie)
-        caches = self._scene.caches
-        if caches and caches.needed:
+        if caches := self._caches:
             await caches.write_back(framebuffer.buffer.backing)
             return self._framebuffers.get(cookie)  # another connector may have detached it
         return framebuffer
@@ -391,8 +396,8 @@ class Connector:
 
     def _lend(self) -> None:
         """Let C serve what comes, if nothing is under way and it is likely to be a flip."""
-        lane, configuration, caches = self._lane, self.configuration, self._scene.caches
-        if lane is None or configuration is None or self.window is None or (caches and caches.needed):
+        lane, configuration = self._lane, self.configuration
+        if lane is None or configuration is None or self.window is None or self._caches:
             return
         flips = self.flips
         if flips.open or not self._waits or self._wake.is_set() or flips.replays:

@@ -440,13 +440,15 @@ class Worker:
 
     def status(self) -> WorkerStatus:
         caches, scene = self.scene.caches, self.scene
+        specs = [connector.spec for device in self._devices.values() for connector in device.connectors]
+        by_guest = bool(caches and caches.needed and specs and all(spec.written_back for spec in specs))
         return WorkerStatus(
             os.getpid(),
             scene.compositor is not None,
             self._driver,
-            caches.state if caches else "",
+            ("by the guest, not " if by_guest else "") + caches.state if caches else "",
             caches.written_back if caches else 0,
-            "compiled" if loop.current() and not (caches and caches.needed) else "python",
+            "compiled" if loop.current() and (by_guest or not (caches and caches.needed)) else "python",
             self._ports.throttled if self._ports else 0,
             scene.pixel_bytes_copied,
             self._releases.pages_late,
