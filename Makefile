@@ -19,7 +19,7 @@ help:
 	@echo "make requirements   write requirements.txt, versions and hashes, anew from requirements.in"
 	@echo "make kernel-check   apply, check and compile the kernel patches; TREES=\"6.6=folder 6.12:nxp=folder\" adds kernels"
 	@echo "make kernel-loops   map and release N times (default 10000) on every exporter, count what is left"
-	@echo "make kernel-debug-test  selftests, faults and proofs on Dom0's debug kernel (KASAN, lockdep ...)"
+	@echo "make kernel-debug-test  selftests, faults and proofs on debug kernels of Dom0 and of DomUs (KASAN, lockdep ...)"
 	@echo "make kernel-bench   time the ways to map grants side by side: build/kernel-bench/bench.md"
 	@echo "make flip-bench     count what a page flip costs: build/flip-bench/bench.md; [ROWS=\"map-gl-640x480...\"] [DOCS=1] [AGAIN=1]"
 	@echo "make layer-build    real bitbake builds the layer's recipes: OE_TREES=folder [RELEASES=wrynose] [KERNEL=none|checked|compiled] [OE_SOURCES=folder]"
@@ -94,7 +94,7 @@ kernel-check: $(VENV)/.ready
 
 kernel-debug-test: $(VENV)/.ready
 	@$(RUN) -m testbed host-packages
-	@$(RUN) -m pytest -v --capture=no -m debugkernel tests/testbed/test_debug_kernel.py
+	@$(RUN) -m pytest -v --capture=no -m debugkernel tests/testbed/test_debug_kernel.py tests/testbed/test_debug_guest.py
 
 oe-check: $(VENV)/.ready
 	@test -n "$(OE_TREES)" || { echo "make oe-check: set OE_TREES to the folder with the trees; docs/testing.md says how to get them"; exit 2; }

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The debug variant of the testbed's kernel: checks that cost too much for every day, and KUnit.
+"""The debug variants of the testbed's kernels: checks that cost too much for every day, and KUnit.
 
-It is Dom0's kernel for ``make kernel-debug-test`` only; DomUs boot the plain one.
+For ``make kernel-debug-test`` only: Dom0's kernel, whose DomUs boot the plain one, and a DomU's with the guest's
+series, whose Dom0 boots the plain one.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import base64
 import re
 from pathlib import Path
 
-from . import cache, kernel, layout, process
+from . import cache, kernel, kernel_guest, layout, process
 
-FRAGMENT = layout.REPOSITORY / "testbed/kernel/debug.cfg"
+FRAGMENT = layout.TESTBED_KERNEL / "debug.cfg"
+GUEST_FRAGMENT = layout.TESTBED_KERNEL / "debug-guest.cfg"
 PATCH = layout.REPOSITORY / "testbed/kernel/gntdev-copy-without-lock.patch"
 """A mistake of the kernel's own that would end lockdep before the tests do."""
 _WESTON_DROPIN = base64.b64encode(b"[Service]\nTimeoutStartSec=900\n").decode()
@@ -41,20 +43,45 @@ def _more_patches() -> tuple[Path, ...]:
     return (*kernel.extra_patches(), PATCH)
 
 
-def _compile(folder: Path) -> None:
+def _fragments() -> tuple[Path, ...]:
+    """What turns the checks on, and those that only this line has."""
+    own = layout.TESTBED_KERNEL / f"debug-{kernel.line()}.cfg"
+    return (FRAGMENT, own) if own.exists() else (FRAGMENT,)
+
+
+def _all_fragments(folder: Path) -> tuple[Path, ...]:
     tests = folder / "kunit.cfg"
     tests.write_text("".join(f"CONFIG_{name}=y\n" for name in kunit_symbols()), encoding="utf-8")
-    kernel.compile_into(folder, (FRAGMENT, tests), _more_patches())
+    return (*_fragments(), tests)
+
+
+def _compile(folder: Path) -> None:
+    kernel.compile_into(folder, _all_fragments(folder), _more_patches())
+
+
+def _compile_guest(folder: Path) -> None:
+    own = (kernel_guest.FRAGMENT, GUEST_FRAGMENT)
+    kernel_guest.compile_into(folder, _all_fragments(folder), _more_patches(), own)
+
+
+def _inputs() -> dict[str, str]:
+    return {
+        **kernel.inputs(),
+        "debug": cache.digest([*_fragments(), *_more_patches()]),
+        "kunit": " ".join(kunit_symbols()),
+    }
 
 
 def build() -> Path:
     """Folder like that of :func:`testbed.kernel.build`."""
-    inputs = {
-        **kernel.inputs(),
-        "debug": cache.digest([FRAGMENT, *_more_patches()]),
-        "kunit": " ".join(kunit_symbols()),
-    }
-    return cache.stage("kernel-debug", inputs, _compile)
+    return cache.stage("kernel-debug", _inputs(), _compile)
+
+
+def build_guest() -> Path:
+    """Folder like that of :func:`testbed.kernel_guest.build`."""
+    build()  # compiles most of it, for the compiler's cache
+    inputs = {**_inputs(), **kernel_guest.inputs(), "debug guest": cache.digest([GUEST_FRAGMENT])}
+    return cache.stage("kernel-debug-guest", inputs, _compile_guest)
 
 
 def dom0_parts(debug: Path, plain: Path) -> Path:

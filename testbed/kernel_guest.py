@@ -21,27 +21,36 @@ def patches() -> list[Path]:
     return [Path(path) for path in kernelseries.guest_patches(layout.REPOSITORY, kernel.line())]
 
 
-def _compile(folder: Path) -> None:
-    """Image. First the plain kernel, from the compiler's cache, then only what the patches and options change."""
-    tree = kernel.unpack(folder)
-    kernel.configure(tree)
+def compile_into(
+    folder: Path, extra: tuple[Path, ...] = (), more: tuple[Path, ...] = (), own: tuple[Path, ...] = (FRAGMENT,)
+) -> None:
+    """Image and config of a kernel with additional fragments and patches; ``own`` come with the guest's series.
+
+    First the same without the guest's series, from the compiler's cache, then only what its patches and options change.
+    """
+    tree = kernel.unpack(folder, more)
+    kernel.configure(tree, extra)
     kernel.make(tree, "Image", log=folder / "plain.log")
     for patch in patches():
         process.run(
             ["patch", "-p1", "--forward", "--fuzz=0", "-i", str(patch)], cwd=tree, what=f"kernel patch {patch.name}"
         )
-    kernel.configure(tree, (FRAGMENT,))
+    kernel.configure(tree, (*extra, *own))
     kernel.make(tree, "Image", log=folder / "build.log")
     shutil.copy(tree / "arch/arm64/boot/Image", folder / "Image")
     shutil.copy(tree / ".config", folder / "config")
     shutil.rmtree(tree)
 
 
-def build() -> Path:
-    """Folder with Image and config."""
-    inputs = {
+def inputs() -> dict[str, str]:
+    """What it is made of, for the cache."""
+    return {
         **kernel.inputs(),
         "guest": cache.digest([*patches(), FRAGMENT]),
         "guest recipe": cache.digest([Path(__file__)]),
     }
-    return cache.stage(f"kernel-guest-{kernel.line()}", inputs, _compile)
+
+
+def build() -> Path:
+    """Folder with Image and config."""
+    return cache.stage(f"kernel-guest-{kernel.line()}", inputs(), compile_into)

@@ -72,6 +72,19 @@ def build_debug() -> Images:
     )
 
 
+def build_debug_guest() -> Images:
+    """The same with the plain kernel in Dom0; that with the guest's series is the debug kernel."""
+    product = chosen()
+    _prepare()
+    built = kernel.build()
+    return Images(
+        xen=xen.build(),
+        kernel=built / "Image",
+        dom0=rootfs.build_dom0(product, built, kernel_debug.build_guest()),
+        domu=rootfs.build_domu(product, built),
+    )
+
+
 @contextlib.contextmanager
 def boot(
     images: Images,

@@ -5,18 +5,24 @@ Except the console's: it is skipped there, as that kernel has no fbdev emulation
 frontend, zero-copy and release, once more with these.
 """
 
-import unittest
+import os
+import re
 
 from oeqa.runtime.xen_dmabuf.case import SHOWN_SECONDS, XenDmabufCase
 from oeqa.runtime.xen_dmabuf.dom0 import poll
 from oeqa.runtime.xen_dmabuf.domu import CONSOLE
 
-# where Dom0 has two kernels for DomUs, this is the one with the series
-KERNEL = "/var/lib/xen/images/domu-kernel-guest"
 CONNECTOR = "/sys/class/drm/card*-Virtual-1"
+PROBE = f"for connector in {CONNECTOR}; do echo detect > $connector/status; done"
 # the frontend waits for three seconds for an answer
 SILENCE_SECONDS = 30
 GREY = 0x40
+CONFIGURATION = "/etc/xen-dmabuf/backend.toml"
+FILES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "files")
+LIAR = "/run/xen_dmabuf_liar.py"
+DROP_IN = "/run/systemd/system/xen-dmabuf-worker@.service.d/zz-xen-dmabuf-liar.conf"
+LIE_SECONDS = 120
+REPORTS = re.compile(r"\bBUG\b|WARNING:|Oops|unable to handle|Internal error|UBSAN:|refcount_t:|hung task")
 
 
 class XenDmabufGuestCase(XenDmabufCase):
@@ -25,9 +31,7 @@ class XenDmabufGuestCase(XenDmabufCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        if cls.tc.td.get("XEN_DMABUF_GUEST_SERIES") == "":
-            raise unittest.SkipTest('XEN_DMABUF_GUEST_SERIES is "": the frontends are the plain ones')
-        cls.series = {"kernel": f'"{KERNEL}"'} if cls.dom0.try_run(f"test -e {KERNEL}")[0] == 0 else {}
+        cls.series = cls.guest_series()
 
 
 class XenDmabufGuestCoreTest(XenDmabufGuestCase):
@@ -55,11 +59,11 @@ class XenDmabufGuestCoreTest(XenDmabufGuestCase):
         self.assert_nothing_left(memory, domu)
 
 
-class XenDmabufGuestTest(XenDmabufGuestCase):
+class XenDmabufGuestPatternCase(XenDmabufGuestCase):
     def guest(self, **arguments):
         """A DomU with the patched frontends, started with creation()'s arguments; its shell answers."""
         domu = self.domu("xen-dmabuf-guest", stream=6)
-        domu.create(line=CONSOLE, **self.series, **arguments)
+        domu.create(line=CONSOLE, **{**arguments, **self.series})
         domu.wait_for_shell()
         return domu
 
@@ -70,14 +74,31 @@ class XenDmabufGuestTest(XenDmabufGuestCase):
 
     def edid(self, domu):
         """The connector's EDID, by a probe: perhaps nothing else has asked for its modes yet."""
-        domu.run(f"for connector in {CONNECTOR}; do echo detect > $connector/status; done")
+        domu.run(PROBE)
         return bytes.fromhex(domu.run(f"od -An -v -tx1 {CONNECTOR}/edid").replace("\n", " "))
+
+    def offered_to_write_back(self, **arguments):
+        """guest(), by a backend that leaves the caches to it."""
+        self.addCleanup(self._set_caches, 's/^caches = .*/#caches = "auto"/')
+        self._set_caches('s/^#caches = .*/caches = "guest"/')
+        return self.guest(**arguments)
+
+    def _set_caches(self, change):
+        self.dom0.run(f"sed -i '{change}' {CONFIGURATION} && systemctl reload xen-dmabuf-backend")
 
     def version(self, domu):
         """The version of the protocol that the frontend has chosen; "" for none."""
         node = f"/local/domain/{domu.domid}/device/vdispl/0/version"
         return self.dom0.run(f"xenstore-read {node} 2> /dev/null || true").strip()
 
+    def assert_no_report(self, domu):
+        """The guest's kernel has met nothing that it complains about."""
+        log = domu.run("dmesg", 60)
+        report = REPORTS.search(log)
+        self.assertFalse(report, f"{domu.name}: its kernel's log has\n{log[report.start() :][:4000] if report else ''}")
+
+
+class XenDmabufGuestTest(XenDmabufGuestPatternCase):
     def test_what_is_drawn_without_a_flip_is_shown_by_one(self):
         domu = self.guest()
         domu.wait_for_pattern()
@@ -123,6 +144,20 @@ class XenDmabufGuestTest(XenDmabufGuestCase):
         self.assert_connected(domu)
         self.assert_flips(domu, 3)
 
+    def test_a_mode_is_set_when_its_frame_was_shown(self):
+        """And not when the backend has taken the request: the flip after it would be EBUSY until then."""
+        domu = self.guest()
+        domu.wait_for_pattern()
+        weston = self.dom0.run("systemctl show -P MainPID weston")
+        self.dom0.run(f"kill -STOP {weston}")  # the backend waits for it for two seconds
+        try:
+            for command in ("set", "flip 1"):
+                (screen,) = domu.screens(command)
+                self.assertEqual(screen["error"], 0, command)
+        finally:
+            self.dom0.run(f"kill -CONT {weston}")
+        self.assert_flips(domu)
+
     def test_a_connector_of_3840x2160_has_its_mode(self):
         domu = self.guest(size="3840x2160", memory="320")
         self.assertIn("3840x2160", domu.run(f"cat {CONNECTOR}/modes"))
@@ -165,6 +200,29 @@ class XenDmabufGuestTest(XenDmabufGuestCase):
         domu.wait_for_pattern()
         self.assert_flips(domu)
 
+    def test_the_driver_is_unbound_under_a_program(self):
+        """Which closes the device, and gives its buffers back, when that isn't there any more."""
+        domu = self.guest()
+        domu.wait_for_pattern()
+        domu.screens("hold")  # it notices only when it flips
+        domu.unbind()
+        domu.bind()
+        domu.end_pattern()
+        domu.resume_pattern()
+        domu.wait_for_pattern()
+        self.assert_flips(domu)
+        self.assert_no_report(domu)
+
+    def test_caches_are_the_guest_s_if_it_is_offered_them(self):
+        for make, request in ((self.guest, ""), (self.offered_to_write_back, "1")):
+            domu = make()
+            domu.wait_for_pattern()
+            node = f"/local/domain/{domu.domid}/device/vdispl/0/request-write-back"
+            self.assertEqual(self.dom0.run(f"xenstore-read {node} 2> /dev/null || true").strip(), request)
+            self.assert_flips(domu)
+            domu.destroy()
+            self.wait_until_gone(domu)
+
     def test_the_console_is_shown(self):
         domu = self.guest(options=None)
         if domu.try_run("zcat /proc/config.gz | grep -q ^CONFIG_DRM_FBDEV_EMULATION=y")[0]:
@@ -180,3 +238,73 @@ class XenDmabufGuestTest(XenDmabufGuestCase):
         domu.resume_pattern()
         domu.wait_for_pattern()
         self.assert_flips(domu)
+
+
+class XenDmabufBadBackendTest(XenDmabufGuestPatternCase):
+    """What a backend may get wrong: the guest's kernel stays up, and works with the next worker that doesn't."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.dom0.target.copyTo(os.path.join(FILES, os.path.basename(LIAR)), LIAR)
+        cls.addClassCleanup(cls.dom0.try_run, f"rm -f {LIAR}")
+
+    def lie(self, how):
+        """Workers lie from their next start."""
+        text = f"[Service]\nExecStart=\nExecStart=/usr/bin/python3 -I {LIAR} {how} %i\n"
+        self.addCleanup(self.dom0.run, f"rm -f {DROP_IN}; systemctl daemon-reload")
+        self.dom0.run(f"mkdir -p {os.path.dirname(DROP_IN)}; printf %s '{text}' > {DROP_IN}; systemctl daemon-reload")
+
+    def lies(self, domu):
+        """How many lies its worker has told."""
+        return int(self.dom0.run(f"journalctl -q -o cat -u {domu.unit} | grep -c '^liar: ' || true"))
+
+    def assert_lied_to(self, domu, count):
+        poll(lambda: self.lies(domu) >= count, LIE_SECONDS, f"{count} lies of {domu.name}'s worker")
+
+    def assert_good_again(self, domu):
+        """With a worker that doesn't lie, on the same connection; nothing is left in the guest's log."""
+        old = domu.worker()
+        self.dom0.run(f"rm -f {DROP_IN}; systemctl daemon-reload; systemctl kill -s KILL {domu.unit}")
+        domu.wait_for_worker(old)
+        domu.resume_pattern()
+        domu.wait_for_pattern()
+        self.assert_flips(domu)
+        self.assert_connected(domu)
+        self.assert_no_report(domu)
+
+    def test_every_request_is_refused(self):
+        self.lie("refuses")
+        domu = self.guest()
+        self.assert_lied_to(domu, 20)
+        self.assert_good_again(domu)
+
+    def test_every_flip_is_refused(self):
+        """The connector stays, and the program that flips isn't told of any error: it draws on."""
+        self.lie("flips")
+        domu = self.guest()
+        domu.wait_for_pattern()
+        program = domu.program()
+        domu.screens("run")
+        self.assert_lied_to(domu, 20)
+        self.assert_connected(domu)
+        self.assertEqual(domu.program(), program, "the pattern program")
+        self.assert_good_again(domu)
+
+    def test_every_answer_is_late(self):
+        self.lie("sleeps")
+        domu = self.guest()
+        self.assert_lied_to(domu, 5)
+        self.assert_good_again(domu)
+
+    def test_no_edid_is_one(self):
+        self.lie("garbles")
+        domu = self.guest(options=None)
+        for _ in range(7):
+            poll(lambda: domu.try_run(f"test -e {CONNECTOR}/edid")[0] == 0, SHOWN_SECONDS, "the connector")
+            domu.run(f"for i in 1 2 3 4 5 6 7 8; do {PROBE}; done", LIE_SECONDS)
+            self.assert_connected(domu)
+            domu.unbind()
+            domu.bind()
+        self.assert_lied_to(domu, 40)
+        self.assert_good_again(domu)

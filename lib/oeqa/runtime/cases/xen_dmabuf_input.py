@@ -51,9 +51,9 @@ class XenDmabufInputTest(XenDmabufCase):
         return f'["backend=Domain-0,backend-type=linux,unique-id=id0,feature-abs-pointer=1,{size}"]'
 
     @classmethod
-    def _listen(cls, domu):
+    def _listen(cls, domu, devices=DEVICES):
         """Keep what its devices say in files, from when this returns."""
-        for name in DEVICES:
+        for name in devices:
             named = f"grep -l 'Virtual {name}' /sys/class/input/event*/device/name"
             cls._wait_for_device(domu, name, named)
             node = f"/dev/input/$(basename $(dirname $(dirname $({named}))))"
@@ -162,3 +162,19 @@ class XenDmabufInputTest(XenDmabufCase):
         self.click(self.one, self.window(self.one))
         self.hands(f"key {KEY_A}")
         poll(lambda: self.keys(self.one)[-2:] == [(KEY_A, 1), (KEY_A, 0)], SECONDS, "it goes on")
+
+    def test_a_keyboard_without_a_pointer(self):
+        """Mainline's frontend takes the pointer's address, which is NULL, with every key."""
+        series = self.guest_series()
+        domu = self.domu("xen-dmabuf-keys", 8)
+        domu.create(size="320x240", vkb=self._vkb(320, 240), paused=True, **series)
+        # the backend refuses such a device, so it is told when the backend has looked and the frontend hasn't
+        backend = f"/local/domain/0/backend/vinput/{domu.domid}/0"
+        poll(lambda: self.dom0.run(f"xenstore-read {backend}/state").strip() == "2", SECONDS, "the backend's waiting")
+        self.dom0.run(f"xenstore-write {backend}/feature-disable-pointer 1; xl unpause {domu.name}")
+        domu.wait_for_start()
+        self._listen(domu, DEVICES[:1])
+        self.assertNotIn("Virtual Pointer", domu.run("cat /sys/class/input/input*/name"))
+        self.point(self.window(domu), 100, 100)
+        self.hands(f"key {BTN_LEFT}", f"key {KEY_A}")
+        poll(lambda: self.keys(domu)[-2:] == [(KEY_A, 1), (KEY_A, 0)], SECONDS, "the key in a guest without a pointer")

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import unittest
+
 from oeqa.runtime.case import OERuntimeTestCase
 
 from . import picture
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 XEN_SLACK_MIB = 4
 DOM0_SLACK_MIB = 24
 SHOWN_SECONDS = 20
+# where Dom0 has two kernels for DomUs, this is the one with the guest's series
+GUEST_KERNEL = "/var/lib/xen/images/domu-kernel-guest"
 
 
 class XenDmabufCase(OERuntimeTestCase):
@@ -45,6 +49,13 @@ class XenDmabufCase(OERuntimeTestCase):
         domu = DomU(self.dom0, name, stream)
         self.addCleanup(domu.destroy)
         return domu
+
+    @classmethod
+    def guest_series(cls) -> dict[str, str]:
+        """creation()'s arguments for a DomU with the frontends of the guest's series; SkipTest: the image has none."""
+        if cls.tc.td.get("XEN_DMABUF_GUEST_SERIES") == "":
+            raise unittest.SkipTest('XEN_DMABUF_GUEST_SERIES is "": the frontends are the plain ones')
+        return {"kernel": f'"{GUEST_KERNEL}"'} if cls.dom0.try_run(f"test -e {GUEST_KERNEL}")[0] == 0 else {}
 
     def assert_shown(
         self, domu: DomU, screen: Json, convert: Callable[[picture.Picture], picture.Picture] | None = None
