@@ -120,7 +120,11 @@ class Xs:
         if path.endswith("/state"):
             check(path.startswith(_FOLDERS) and encoded in _MAY_SAY and path in self.nodes, "a state", path, value)
         else:
-            check(path.startswith(_ERRORS) or path.endswith("/versions"), "a node that isn't ours", path)
+            check(
+                path.startswith(_ERRORS) or path.endswith(("/versions", "/feature-write-back")),
+                "a node that isn't ours",
+                path,
+            )
         if transaction:
             self._transactions[transaction][path] = encoded
         else:

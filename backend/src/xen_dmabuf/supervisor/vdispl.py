@@ -31,9 +31,9 @@ class VDispl(Device):
         return decide(view)
 
     def _offer(self) -> None:
-        self._store.write_where(f"{self.path}/state", f"{self.path}/versions", wire.VERSIONS)
-        offer = str(int(self._config().guests_write_back))
-        self._store.write_where(f"{self.path}/state", f"{self.path}/feature-write-back", offer)
+        write_back = str(int(self._config().guests_write_back))
+        for node, value in (("versions", wire.VERSIONS), ("feature-write-back", write_back)):
+            self._store.write_where(f"{self.path}/state", f"{self.path}/{node}", value)
 
     def _unfit(self) -> str:
         if read_number(self._store, f"{self.frontend}/be-alloc", 0, 1):
