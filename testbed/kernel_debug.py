@@ -15,13 +15,18 @@ from . import cache, kernel, kernel_guest, layout, process
 
 FRAGMENT = layout.TESTBED_KERNEL / "debug.cfg"
 GUEST_FRAGMENT = layout.TESTBED_KERNEL / "debug-guest.cfg"
-PATCH = layout.REPOSITORY / "testbed/kernel/gntdev-copy-without-lock.patch"
-"""A mistake of the kernel's own that would end lockdep before the tests do."""
+PATCHES = {
+    "6.12": ("gntdev-copy-without-lock.patch",),
+    "7.2": ("gntdev-copy-without-lock.patch", "udmabuf-long-segments.patch"),
+}
+"""For mistakes of each line's own: one would end lockdep before the tests do, another would be reported."""
 _WESTON_DROPIN = base64.b64encode(b"[Service]\nTimeoutStartSec=900\n").decode()
 SLOWNESS = 6
 """How much longer everything may take than with the plain kernel."""
 DOM0_OPTIONS = (
     "page_owner=on page_poison=1 log_buf_len=8M "
+    # since 6.16 the kernel's own tests run at boot only when they are asked to
+    "kunit.autorun=1 "
     # the machine's clock runs on while the host lets it wait: a stall says nothing here
     "rcupdate.rcu_cpu_stall_suppress=1 "
     # services take minutes to start, more than Weston's unit allows
@@ -40,7 +45,8 @@ def kunit_symbols() -> list[str]:
 
 def _more_patches() -> tuple[Path, ...]:
     """What the plain kernel doesn't have: nothing but their own tests uses the extra patches."""
-    return (*kernel.extra_patches(), PATCH)
+    own = (layout.TESTBED_KERNEL / name for name in PATCHES[kernel.line()])
+    return (*kernel.extra_patches(), *own)
 
 
 def _fragments() -> tuple[Path, ...]:
