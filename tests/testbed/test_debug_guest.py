@@ -65,10 +65,12 @@ class TestGuest(Checked, guest.XenDmabufGuestTest):
         # the console's cursor draws, too
         made.run(f"mount -t tracefs tracefs {TRACING}; echo 0 > /sys/class/graphics/fbcon/cursor_blink")
         made.run(f"echo 1 > {TRACING}/events/dma/dma_map_page/enable")
-        made.run(f"head -c {640 * 4} /dev/zero > /dev/fb0")
-        self.assert_written_back(made, 1, "a line of the console's")
+        # of exactly one line DRM's helper makes an empty rectangle
+        made.run(f"head -c {2 * 640 * 4} /dev/zero > /dev/fb0")
+        self.assert_written_back(made, 2, "two lines of the console's, one and a quarter pages")
         made.resume_pattern()
         made.wait_for_pattern()
+        made.screens("hold")
         made.run(f"echo > {TRACING}/trace")
         (screen,) = made.screens("flip 2")
         self.assert_written_back(made, 2 * screen["height"] * screen["pitch"] // 4096, "two frames")
