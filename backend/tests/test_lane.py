@@ -220,12 +220,14 @@ def test_flips_are_not_c_s_where_caches_are_written_back(xen, weston):
     async def run():
         async with flipping(xen, weston) as there:
             assert there.worker.status().flips == "compiled"
-            there.worker.scene.caches = SimpleNamespace(needed=True, state="", written_back=0)
+            there.worker.scene.caches = SimpleNamespace(
+                needed=True, missing=False, state="", why="because", written_back=0
+            )
             assert there.worker.status().flips == "python"
             connector = there.connector
             connector.spec = replace(connector.spec, written_back=True)
             status = there.worker.status()
-            assert (status.flips, status.caches) == ("compiled", "by the guest, not ")
+            assert (status.flips, status.caches) == ("compiled", "written back by the guest: because")
             there.worker.scene.caches = None
 
     asyncio.run(run())

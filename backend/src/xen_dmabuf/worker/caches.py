@@ -33,13 +33,14 @@ _MISSING = (
 class Caches:
     """``needed``: write_back() has to come before each commit of new content, unless the guest does it.
 
-    ``missing``: it would have to, but the kernel can't. ``state`` says for people what is done and
-    why. ``written_back``: how often it was.
+    ``missing``: it would have to, but the kernel can't. ``state`` says for people what is done, ``why`` the
+    reason. ``written_back``: how often it was.
     """
 
     def __init__(self, gntdev: Gntdev, needed: bool, why: str) -> None:
         self._executor: Executor | None = None
         self._reported = ""
+        self.why = why
         self.written_back = 0
         self.needed = needed
         self.missing = False

@@ -438,17 +438,26 @@ class Worker:
         self.scene.flush()
         self.save()
 
+    def _guest_writes_back(self) -> bool:
+        specs = [connector.spec for device in self._devices.values() for connector in device.connectors]
+        return bool(specs) and all(spec.written_back for spec in specs)
+
+    def _caches_state(self) -> str:
+        caches = self.scene.caches
+        if caches and (caches.needed or caches.missing) and self._guest_writes_back():
+            return f"written back by the guest: {caches.why}"
+        return caches.state if caches else ""
+
     def status(self) -> WorkerStatus:
         caches, scene = self.scene.caches, self.scene
-        specs = [connector.spec for device in self._devices.values() for connector in device.connectors]
-        by_guest = bool(caches and caches.needed and specs and all(spec.written_back for spec in specs))
+        writes_back = caches and caches.needed and not self._guest_writes_back()
         return WorkerStatus(
             os.getpid(),
             scene.compositor is not None,
             self._driver,
-            ("by the guest, not " if by_guest else "") + caches.state if caches else "",
+            self._caches_state(),
             caches.written_back if caches else 0,
-            "compiled" if loop.current() and (by_guest or not (caches and caches.needed)) else "python",
+            "python" if writes_back or not loop.current() else "compiled",
             self._ports.throttled if self._ports else 0,
             scene.pixel_bytes_copied,
             self._releases.pages_late,

@@ -148,7 +148,7 @@ class XenDmabufGuestTest(XenDmabufGuestPatternCase):
         """And not when the backend has taken the request: the flip after it would be EBUSY until then."""
         domu = self.guest()
         domu.wait_for_pattern()
-        weston = self.dom0.run("systemctl show -P MainPID weston")
+        weston = self.dom0.main_pid("weston")
         self.dom0.run(f"kill -STOP {weston}")  # the backend waits for it for two seconds
         try:
             for command in ("set", "flip 1"):
