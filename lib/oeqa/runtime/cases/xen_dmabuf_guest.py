@@ -63,7 +63,8 @@ class XenDmabufGuestPatternCase(XenDmabufGuestCase):
     def guest(self, **arguments):
         """A DomU with the patched frontends, started with creation()'s arguments; its shell answers."""
         domu = self.domu("xen-dmabuf-guest", stream=6)
-        domu.create(line=CONSOLE, **{**arguments, **self.series})
+        # the kernel's words would come among the shell's on the console
+        domu.create(line=f"{CONSOLE} loglevel=1", **{**arguments, **self.series})
         domu.wait_for_shell()
         return domu
 
@@ -133,7 +134,6 @@ class XenDmabufGuestTest(XenDmabufGuestPatternCase):
     def test_a_connector_outlives_a_backend_that_does_not_answer(self):
         domu = self.guest()
         domu.wait_for_pattern()
-        domu.run("dmesg -n 1")  # the kernel's words would come among the program's on the console
         worker = domu.worker()
         self.dom0.run(f"kill -STOP {worker}")
         try:
