@@ -238,6 +238,8 @@ def test_nothing_is_waited_for_where_the_guest_writes_back(xen, weston):
             frontend.connectors[0].post(OP.OP_PG_FLIP, 1)
             await until(lambda: connector.counters.flips_shown == 1, "the flip")
             assert held.asked == 1
+            await connector._refresh()
+            assert held.asked == 2, "of what is drawn without a flip the guest knows nothing"
 
     asyncio.run(run())
 

@@ -220,14 +220,26 @@ def test_flips_are_not_c_s_where_caches_are_written_back(xen, weston):
     async def run():
         async with flipping(xen, weston) as there:
             assert there.worker.status().flips == "compiled"
+            asked = []
+
+            async def write_back(backing):
+                asked.append(backing)
+
             there.worker.scene.caches = SimpleNamespace(
-                needed=True, missing=False, state="", why="because", written_back=0
+                needed=True, missing=False, state="", why="because", written_back=0, write_back=write_back
             )
             assert there.worker.status().flips == "python"
+            await there.flip()
+            assert len(asked) == 1 and not there.lane.lent
             connector = there.connector
             connector.spec = replace(connector.spec, written_back=True)
             status = there.worker.status()
             assert (status.flips, status.caches) == ("compiled", "written back by the guest: because")
+            await there.flip()
+            before = there.lane.values.values.requested
+            await there.flip()
+            assert there.lane.lent and there.lane.values.values.requested == before + 1
+            assert len(asked) == 1, "the guest has done it"
             there.worker.scene.caches = None
 
     asyncio.run(run())

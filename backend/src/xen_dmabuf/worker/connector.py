@@ -131,9 +131,14 @@ class Connector:
 
     @property
     def _caches(self) -> Caches | None:
-        """What has to write back before each frame; None: nobody has to, or the guest does it."""
+        """What has to write back before each flip; None: nobody has to, or the guest has done it."""
+        return None if self.spec.written_back else self._needed_caches
+
+    @property
+    def _needed_caches(self) -> Caches | None:
+        """The same for what the guest has told nobody of, and so has not written back either."""
         caches = self._scene.caches
-        return caches if caches and caches.needed and not self.spec.written_back else None
+        return caches if caches and caches.needed else None
 
     @property
     def counters(self) -> Counters:
@@ -348,7 +353,7 @@ class Connector:
             self.blank()
             self._on_change()
             return
-        framebuffer = await self._drawn(request.fb_cookie)
+        framebuffer = await self._drawn(request.fb_cookie, self._caches)
         geometry.crop_of(request, *self._sizes(framebuffer))  # RequestError if nothing would be shown
         self.configuration = self._configured(request)
         self.flips.fb_cookie = request.fb_cookie
@@ -361,7 +366,7 @@ class Connector:
             return
         if not await self.flips.turn():
             raise RequestError(errno.EBUSY, "fb_cookie", request.fb_cookie, "too many open flips")
-        framebuffer = await self._drawn(request.fb_cookie)
+        framebuffer = await self._drawn(request.fb_cookie, self._caches)
         flip = self._begin(request.fb_cookie)
         self.flips.save_begun()
         self._present(framebuffer, flip)
@@ -372,10 +377,10 @@ class Connector:
         self._refresher.stop()
         return self.flips.begin(cookie)
 
-    async def _drawn(self, cookie: int) -> Framebuffer:
+    async def _drawn(self, cookie: int, caches: Caches | None) -> Framebuffer:
         """The framebuffer, with its new content where the GPU reads it; RequestError if none."""
         framebuffer = self._framebuffers.get(cookie)
-        if caches := self._caches:
+        if caches:
             await caches.write_back(framebuffer.buffer.backing)
             return self._framebuffers.get(cookie)  # another connector may have detached it
         return framebuffer
@@ -541,7 +546,7 @@ class Connector:
         if window is None or not self.flips.fb_cookie or window.waits_for_frame:
             return
         try:
-            framebuffer = await self._drawn(self.flips.fb_cookie)
+            framebuffer = await self._drawn(self.flips.fb_cookie, self._needed_caches)
         except RequestError:
             return
         if configuration is self.configuration and self.flips.fb_cookie == framebuffer.cookie:
