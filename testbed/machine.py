@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from . import host, kernel, kernel_debug, kernel_guest, rootfs, xen
@@ -27,15 +27,18 @@ def _prepare() -> None:
     host.require_root()
 
 
-def build(product: Product | None = None) -> Images:
-    """Build what is not cached, with the product that is chosen by the environment if none is given."""
+def build(product: Product | None = None, guest_kernel: Callable[[], Path] = kernel_guest.build) -> Images:
+    """Build what is not cached, with the product that is chosen by the environment if none is given.
+
+    ``guest_kernel`` builds the folder of the kernel with the guest's series, which DomUs can boot, too.
+    """
     product = product or chosen()
     _prepare()
     built = kernel.build()
     return Images(
         xen=xen.build(),
         kernel=built / "Image",
-        dom0=rootfs.build_dom0(product, built, kernel_guest.build()),
+        dom0=rootfs.build_dom0(product, built, guest_kernel()),
         domu=rootfs.build_domu(product, built),
     )
 
@@ -69,19 +72,6 @@ def build_debug() -> Images:
         domu=rootfs.build_domu(product, plain),
         xen_options=kernel_debug.XEN_OPTIONS,
         dom0_options=kernel_debug.DOM0_OPTIONS,
-    )
-
-
-def build_debug_guest() -> Images:
-    """The same with the plain kernel in Dom0; that with the guest's series is the debug kernel."""
-    product = chosen()
-    _prepare()
-    built = kernel.build()
-    return Images(
-        xen=xen.build(),
-        kernel=built / "Image",
-        dom0=rootfs.build_dom0(product, built, kernel_debug.build_guest()),
-        domu=rootfs.build_domu(product, built),
     )
 
 

@@ -29,7 +29,7 @@ TRACING = "/sys/kernel/tracing"
 def dom0():
     """The Dom0 whose other kernel for DomUs is the debug kernel; it is the cases' target."""
     with (
-        machine.boot(machine.build_debug_guest(), FOLDER, SCREEN) as (_, dom0),
+        machine.boot(machine.build(guest_kernel=kernel_debug.build_guest), FOLDER, SCREEN) as (_, dom0),
         pytest.MonkeyPatch.context() as patience,
     ):
         patience.setattr(domu, "BOOT_SECONDS", domu.BOOT_SECONDS * kernel_debug.SLOWNESS)
@@ -44,18 +44,35 @@ class Checked:
     def guest_series(cls):
         return {**super().guest_series(), "memory": MEMORY}
 
-    def domu(self, *arguments, **more):
-        made = super().domu(*arguments, **more)
-        self.addCleanup(self.assert_content, made)
-        return made
+    @classmethod
+    def class_domu(cls, *arguments):
+        return read_before_its_end(super().class_domu(*arguments), cls.addClassCleanup)
 
-    def assert_content(self, made):
-        if made.gone or self.dom0.try_run(f"xl domid {made.name}")[0]:
-            return
-        log = made.run("dmesg", 120)
-        self.assertIn("KernelAddressSanitizer initialized", log)
-        self.assertEqual(kernel_debug.complaints(log), [], made.name)
-        self.assertRegex(made.run("cat /proc/lockdep_stats"), re.compile(r"debug_locks: +1$", re.M), "lockdep is off")
+    def domu(self, *arguments, **more):
+        return read_before_its_end(super().domu(*arguments, **more), self.addCleanup)
+
+
+def read_before_its_end(made, add_cleanup):
+    """The DomU, whose log is read at the end of its case, and by destroy()."""
+    destroy = made.destroy
+
+    def read_and_destroy():
+        require_no_report(made)
+        destroy()
+
+    made.destroy = read_and_destroy
+    add_cleanup(require_no_report, made)
+    return made
+
+
+def require_no_report(made):
+    if made.gone or made.dom0.try_run(f"xl domid {made.name}")[0]:
+        return
+    log = made.run("dmesg", 120)
+    assert "KernelAddressSanitizer initialized" in log
+    assert kernel_debug.complaints(log) == [], made.name
+    locks = made.run("cat /proc/lockdep_stats")
+    assert re.search(r"debug_locks: +1$", locks, re.M), f"{made.name}: lockdep is off"
 
 
 class TestGuest(Checked, guest.XenDmabufGuestTest):

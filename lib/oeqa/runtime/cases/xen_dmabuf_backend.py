@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The backend dies, is stopped, restarted, updated: the DomU draws on, and its picture is back."""
 
-import os
 import shlex
 
 from oeqa.runtime.xen_dmabuf.case import XenDmabufCase
@@ -9,11 +8,9 @@ from oeqa.runtime.xen_dmabuf.crash import hold_create, hold_destroy
 from oeqa.runtime.xen_dmabuf.dom0 import poll
 
 SERVICE = "xen-dmabuf-backend"
-CONFIGURATION = "/etc/xen-dmabuf/backend.toml"
-
-
+WORKERS = "xen-dmabuf-worker@.service"
 # Long enough to look at what is left of a dead worker before its successor comes.
-_GAP = "/run/systemd/system/xen-dmabuf-worker@.service.d/zz-xen-dmabuf-test.conf"
+_GAP = "RestartSec=20"
 SILENT_SECONDS = 150
 # Every file of the package becomes another one under its name, one after the other, as any package manager does it.
 _UNPACK = f"""
@@ -99,14 +96,13 @@ class XenDmabufBackendTest(XenDmabufCase):
         """Between two workers Xen sees no unmap: systemd holds the files."""
         self.one.screens("hold")
         grants, unit = self.dom0.grants(self.one.domid), self.one.unit
-        self.addCleanup(self.dom0.run, f"rm -f {_GAP}; systemctl daemon-reload")
-        self.dom0.run(
-            f"mkdir -p {os.path.dirname(_GAP)}; printf '[Service]\\nRestartSec=20\\n' > {_GAP}; "
-            f"systemctl daemon-reload; systemctl kill -s KILL {unit}"
-        )
+        self.addCleanup(self.dom0.restore_unit, WORKERS)
+        self.dom0.change_unit(WORKERS, _GAP)
+        self.dom0.run(f"systemctl kill -s KILL {unit}")
         poll(lambda: self.dom0.run(f"systemctl show -P SubState {unit}") == "auto-restart", 20, "no worker")
         self.assertEqual(self.dom0.grants(self.one.domid), grants)
-        self.dom0.run(f"rm -f {_GAP}; systemctl daemon-reload; systemctl start {unit}")
+        self.dom0.restore_unit(WORKERS)
+        self.dom0.run(f"systemctl start {unit}")
         self.unnoticed("true")
 
     def test_worker_that_keeps_silent_is_replaced(self):
@@ -244,20 +240,20 @@ class XenDmabufBackendTest(XenDmabufCase):
         self.one.screens("run")
         self.spared(f"systemctl reload {SERVICE}")
 
-    def configured(self, change):
-        """A worker with the configuration that a sed expression makes; the DomU stays."""
+    def renewed(self):
+        """A worker with the present configuration; the DomU stays."""
         old = self.one.worker()
-        self.dom0.run(
-            f"sed -i '{change}' {CONFIGURATION} && systemctl reload {SERVICE} && systemctl stop {self.one.unit}", 60
-        )
+        self.dom0.run(f"systemctl stop {self.one.unit}", 60)
         self.one.wait_for_worker(old)
         self.assert_back(self.one)
 
     def test_caches_are_written_back_before_each_flip(self):
         """Asked for by the configuration, as an emulated GPU doesn't need it; the picture is exact all the same."""
         self.one.screens("hold")
-        self.addCleanup(self.configured, 's/^caches = .*/#caches = "auto"/')
-        self.configured('s/^#caches = .*/caches = "always"/')
+        self.addCleanup(self.renewed)
+        self.addCleanup(self.dom0.restore_backend)
+        self.dom0.configure_backend('[gpu.default]\ncaches = "always"\n')
+        self.renewed()
         before = self.one.backend()
         self.assertIn("written back before each frame", before["caches"])
         flips = self.one.flips()

@@ -17,10 +17,9 @@ PROBE = f"for connector in {CONNECTOR}; do echo detect > $connector/status; done
 # the frontend waits for three seconds for an answer
 SILENCE_SECONDS = 30
 GREY = 0x40
-CONFIGURATION = "/etc/xen-dmabuf/backend.toml"
 FILES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "files")
 LIAR = "/run/xen_dmabuf_liar.py"
-DROP_IN = "/run/systemd/system/xen-dmabuf-worker@.service.d/zz-xen-dmabuf-liar.conf"
+WORKERS = "xen-dmabuf-worker@.service"
 LIE_SECONDS = 120
 REPORTS = re.compile(r"\bBUG\b|WARNING:|Oops|unable to handle|Internal error|UBSAN:|refcount_t:|hung task")
 
@@ -69,7 +68,8 @@ class XenDmabufGuestPatternCase(XenDmabufGuestCase):
         return domu
 
     def assert_connected(self, domu):
-        """The connector is there, with its mode."""
+        """The connector is there when it is asked again, with its mode."""
+        domu.run(PROBE, SILENCE_SECONDS)
         self.assertEqual(domu.run(f"cat {CONNECTOR}/status").strip(), "connected")
         self.assertIn("640x480", domu.run(f"cat {CONNECTOR}/modes"))
 
@@ -78,18 +78,20 @@ class XenDmabufGuestPatternCase(XenDmabufGuestCase):
         domu.run(PROBE)
         return bytes.fromhex(domu.run(f"od -An -v -tx1 {CONNECTOR}/edid").replace("\n", " "))
 
-    def offered_to_write_back(self, **arguments):
-        """guest(), by a backend that leaves the caches to it."""
-        self.addCleanup(self._set_caches, 's/^caches = .*/#caches = "auto"/')
-        self._set_caches('s/^#caches = .*/caches = "guest"/')
+    def offered_to_write_back(self, always="", **arguments):
+        """guest(), by a backend that leaves the caches to it; ``always``: a driver whose GPU is said to need that."""
+        self.addCleanup(self.dom0.restore_backend)
+        needed = f'[gpu.{always}]\ncaches = "always"\n' if always else ""
+        self.dom0.configure_backend(f'[gpu.default]\ncaches = "guest"\n{needed}')
         return self.guest(**arguments)
-
-    def _set_caches(self, change):
-        self.dom0.run(f"sed -i '{change}' {CONFIGURATION} && systemctl reload xen-dmabuf-backend")
 
     def version(self, domu):
         """The version of the protocol that the frontend has chosen; "" for none."""
-        node = f"/local/domain/{domu.domid}/device/vdispl/0/version"
+        return self.published(domu, "version")
+
+    def published(self, domu, name):
+        """A node of the frontend's; "" for none."""
+        node = f"/local/domain/{domu.domid}/device/vdispl/0/{name}"
         return self.dom0.run(f"xenstore-read {node} 2> /dev/null || true").strip()
 
     def assert_no_report(self, domu):
@@ -214,14 +216,23 @@ class XenDmabufGuestTest(XenDmabufGuestPatternCase):
         self.assert_no_report(domu)
 
     def test_caches_are_the_guest_s_if_it_is_offered_them(self):
-        for make, request in ((self.guest, ""), (self.offered_to_write_back, "1")):
-            domu = make()
-            domu.wait_for_pattern()
-            node = f"/local/domain/{domu.domid}/device/vdispl/0/request-write-back"
-            self.assertEqual(self.dom0.run(f"xenstore-read {node} 2> /dev/null || true").strip(), request)
-            self.assert_flips(domu)
-            domu.destroy()
-            self.wait_until_gone(domu)
+        """Then nothing is written back in Dom0 before a flip, although the configuration says that somebody has to."""
+        domu = self.guest()
+        domu.wait_for_pattern()
+        self.assertEqual(self.published(domu, "request-write-back"), "")
+        before = domu.backend()
+        domu.destroy()
+        self.wait_until_gone(domu)
+
+        domu = self.offered_to_write_back(always=before["driver"])
+        domu.wait_for_pattern()
+        self.assertEqual(self.published(domu, "request-write-back"), "1")
+        self.assert_flips(domu)
+        after = domu.backend()
+        self.assertIn("written back by the guest", after["caches"])
+        self.assertEqual(after["flips"], before["flips"], "who serves flips")
+        self.assert_flips(domu)
+        self.assertEqual(domu.backend()["frames_written_back"], after["frames_written_back"])
 
     def test_the_console_is_shown(self):
         domu = self.guest(options=None)
@@ -251,9 +262,8 @@ class XenDmabufBadBackendTest(XenDmabufGuestPatternCase):
 
     def lie(self, how):
         """Workers lie from their next start."""
-        text = f"[Service]\nExecStart=\nExecStart=/usr/bin/python3 -I {LIAR} {how} %i\n"
-        self.addCleanup(self.dom0.run, f"rm -f {DROP_IN}; systemctl daemon-reload")
-        self.dom0.run(f"mkdir -p {os.path.dirname(DROP_IN)}; printf %s '{text}' > {DROP_IN}; systemctl daemon-reload")
+        self.addCleanup(self.dom0.restore_unit, WORKERS)
+        self.dom0.change_unit(WORKERS, f"ExecStart=\nExecStart=/usr/bin/python3 -I {LIAR} {how} %i")
 
     def lies(self, domu):
         """How many lies its worker has told."""
@@ -265,7 +275,8 @@ class XenDmabufBadBackendTest(XenDmabufGuestPatternCase):
     def assert_good_again(self, domu):
         """With a worker that doesn't lie, on the same connection; nothing is left in the guest's log."""
         old = domu.worker()
-        self.dom0.run(f"rm -f {DROP_IN}; systemctl daemon-reload; systemctl kill -s KILL {domu.unit}")
+        self.dom0.restore_unit(WORKERS)
+        self.dom0.run(f"systemctl kill -s KILL {domu.unit}")
         domu.wait_for_worker(old)
         domu.resume_pattern()
         domu.wait_for_pattern()

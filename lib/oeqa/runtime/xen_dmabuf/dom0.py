@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 
 CONFIGURATION = "/etc/xen/domu.cfg"
+BACKEND_CONFIGURATION = "/etc/xen-dmabuf/backend.toml"
 TOOLS = "/tmp/xen-dmabuf-test"
 PAGE = 4096
 RELEASE_SECONDS = 60
@@ -40,7 +41,9 @@ _AGENT, _PROBE = "xen_dmabuf_agent.py", "xen_dmabuf_probe.py"
 # its process number, if that still is the process that has TOOLS as working directory, not a later one
 _AGENT_RUNS = f"cd {TOOLS} && read -r agent < agent.pid && [ /proc/$agent/cwd -ef . ]"
 _END_AGENT = f"! {{ {_AGENT_RUNS}; }} 2> /dev/null || kill $agent"
-_DROP_IN = "/run/systemd/system/weston.service.d/zz-xen-dmabuf-test.conf"
+_DROP_IN = "/run/systemd/system/{unit}.d/zz-xen-dmabuf-test.conf"
+_MORE_CONFIGURATION = f"{BACKEND_CONFIGURATION}.d/zz-xen-dmabuf-test.toml"
+_RELOAD = "systemctl reload xen-dmabuf-backend"
 _WAYLAND = "XDG_RUNTIME_DIR=/run WAYLAND_DISPLAY=wayland-0"
 
 
@@ -121,14 +124,33 @@ class Dom0:
         """Let Weston's next starts have --debug, with which it gives screenshots to every client."""
         arguments = self.run("systemctl show -P ExecStart weston.service")
         command = found(r"argv\[\]=(.*?) ;", arguments)[1].replace(" --debug", "")  # an interrupted run has left it
-        text = f"[Service]\nExecStart=\nExecStart={command} --debug\n"
-        self.run(
-            f"mkdir -p {os.path.dirname(_DROP_IN)}; printf %s {shlex.quote(text)} > {_DROP_IN}; systemctl daemon-reload"
-        )
+        self.change_unit("weston.service", f"ExecStart=\nExecStart={command} --debug")
 
     def start_weston_as_before(self) -> None:
         """Undo that; the running Weston keeps its argument."""
-        self.run(f"[ ! -e {_DROP_IN} ] || {{ rm {_DROP_IN}; systemctl daemon-reload; }}")
+        self.restore_unit("weston.service")
+
+    # -- units and configuration, until restored
+
+    def change_unit(self, unit: str, settings: str) -> None:
+        """Lines of [Service] for a unit's next start."""
+        self._write(_DROP_IN.format(unit=unit), f"[Service]\n{settings}\n", "systemctl daemon-reload")
+
+    def restore_unit(self, unit: str) -> None:
+        """Undo change_unit(); what runs keeps its settings."""
+        path = _DROP_IN.format(unit=unit)
+        self.run(f"[ ! -e {path} ] || {{ rm {path}; systemctl daemon-reload; }}")
+
+    def configure_backend(self, text: str) -> None:
+        """More of backend.toml, for workers that start from now on."""
+        self._write(_MORE_CONFIGURATION, text, _RELOAD)
+
+    def restore_backend(self) -> None:
+        """Undo configure_backend()."""
+        self.run(f"rm -f {_MORE_CONFIGURATION}; {_RELOAD}")
+
+    def _write(self, path: str, text: str, then: str) -> None:
+        self.run(f"mkdir -p {os.path.dirname(path)} && printf %s {shlex.quote(text)} > {path} && {then}")
 
     def _start_agent(self) -> None:
         """One process answers ask(); one that an interrupted run has left is ended."""
