@@ -124,13 +124,15 @@ def _wayland_protocols(root: Path) -> None:
 
 
 def weston_of_dom0(root: Path) -> None:
-    """What xen-dmabuf-weston-dom0 and -force-renderer package."""
+    """What xen-dmabuf-weston-dom0, -force-renderer and -restart package."""
     _weston(root, "dom0.ini", ("dom0.conf", "force-renderer.conf"))
+    _weston_restarts(root)
 
 
 def weston_of_domu(root: Path) -> None:
-    """What xen-dmabuf-weston-domu packages."""
+    """What xen-dmabuf-weston-domu and -restart package."""
     _weston(root, "domu.ini", ("domu.conf",))
+    _weston_restarts(root)
     rules = root / "usr/lib/udev/rules.d"
     rules.mkdir(parents=True, exist_ok=True)
     shutil.copy(layout.WESTON / "60-xen-dmabuf-input.rules", rules)
@@ -145,6 +147,14 @@ def _weston(root: Path, configuration: str, drop_ins: tuple[str, ...]) -> None:
     units.mkdir(parents=True, exist_ok=True)
     for name in drop_ins:
         shutil.copy(layout.WESTON / name, units / f"xen-dmabuf-{name}")
+
+
+def _weston_restarts(root: Path) -> None:
+    """What xen-dmabuf-weston-restart packages."""
+    for unit, name in (("service", "restart.conf"), ("socket", "restart-socket.conf")):
+        folder = root / UNITS / f"weston.{unit}.d"
+        folder.mkdir(exist_ok=True)
+        shutil.copy(layout.WESTON / name, folder / "xen-dmabuf-restart.conf")
 
 
 def kiosk(root: Path) -> None:

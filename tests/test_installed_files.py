@@ -17,6 +17,7 @@ from testbed import layout, sources
 DATA = layout.BACKEND / "data"
 RECIPE = layout.LAYER / "recipes-extended/xen-dmabuf-backend/xen-dmabuf-backend_0.1.0.bb"
 WESTON = layout.LAYER / "recipes-graphics/weston-init/xen-dmabuf-weston_1.0.bb"
+UNITS = "usr/lib/systemd/system"
 # bitbake's variables on a target with a merged /usr
 VARIABLES = {
     "S": str(layout.BACKEND),
@@ -89,4 +90,13 @@ def test_testbed_puts_all_of_westons_files_where_the_recipe_does(weston, tmp_pat
     assert found["dom0"] | found["domu"] | found["kiosk"] == {
         path: content for path, (_mode, content) in weston.items()
     }
-    assert [len(found[side]) for side in sides] == [3, 3, 3], "no file is in two of them"
+    assert [len(found[side]) for side in sides] == [5, 5, 3]
+    both = found["dom0"].keys() & found["domu"].keys()
+    assert both == {f"{UNITS}/weston.{unit}.d/xen-dmabuf-restart.conf" for unit in ("service", "socket")}
+
+
+@pytest.mark.parametrize("unit", ["weston.service", "weston.socket"])
+def test_testbeds_weston_comes_back_by_the_layers_drop_ins_alone(unit):
+    """What oe-core's units lack must not be in the testbed's own: the claim would be made for what no image has."""
+    text = (layout.FILES / "common" / UNITS / unit).read_text()
+    assert not re.search(r"(?m)^(Restart\w*|StartLimit\w*|TriggerLimit\w*)=", text)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 SUMMARY = "Weston's configuration for Dom0 and for DomUs with a virtual display"
 DESCRIPTION = "One package per side, each a weston.ini of its own folder and a drop-in for \
-               weston.service that makes Weston look there first. Another makes Dom0 a kiosk, each \
-               output one guest's; a last one keeps Weston from direct scan-out where the display \
-               would read machine memory behind Xen's back."
+               weston.service that makes Weston look there first, and one for both that makes Weston \
+               come back however often it ends. Another makes Dom0 a kiosk, each output one guest's; a \
+               last one keeps Weston from direct scan-out where the display would read machine memory \
+               behind Xen's back."
 SECTION = "graphics"
 LICENSE = "MIT"
 LIC_FILES_CHKSUM = "file://${COMMON_LICENSE_DIR}/MIT;md5=0835ade698e0bcf8506ecda2f7b4f302"
@@ -19,6 +20,8 @@ SRC_URI = "\
     file://kiosk.conf \
     file://kiosk.ini \
     file://kiosk.toml \
+    file://restart-socket.conf \
+    file://restart.conf \
 "
 # scarthgap has no UNPACKDIR yet.
 S = "${@d.getVar('UNPACKDIR') or d.getVar('WORKDIR')}"
@@ -43,6 +46,8 @@ do_install() {
     install -Dm 0644 ${S}/kiosk.toml ${D}${sysconfdir}/xen-dmabuf/backend.toml.d/kiosk.toml
     install -Dm 0644 ${S}/60-xen-dmabuf-input.rules ${D}${nonarch_base_libdir}/udev/rules.d/60-xen-dmabuf-input.rules
     install -Dm 0644 ${S}/force-renderer.conf $dropins/xen-dmabuf-force-renderer.conf
+    install -Dm 0644 ${S}/restart.conf $dropins/xen-dmabuf-restart.conf
+    install -Dm 0644 ${S}/restart-socket.conf ${D}${systemd_system_unitdir}/weston.socket.d/xen-dmabuf-restart.conf
 }
 
 # Weston reads one weston.ini, so ours takes the place of the BSP's: what meta-freescale's
@@ -55,11 +60,13 @@ do_install:append:mx8-nxp-bsp() {
     done
 }
 
-PACKAGES = "${PN}-dom0 ${PN}-domu ${PN}-kiosk ${PN}-force-renderer"
+PACKAGES = "${PN}-dom0 ${PN}-domu ${PN}-kiosk ${PN}-force-renderer ${PN}-restart"
 FILES:${PN}-dom0 += "${sysconfdir}/xen-dmabuf/dom0 ${systemd_system_unitdir}/weston.service.d/xen-dmabuf-dom0.conf"
 FILES:${PN}-domu += "${sysconfdir}/xen-dmabuf/domu ${systemd_system_unitdir}/weston.service.d/xen-dmabuf-domu.conf \
                      ${nonarch_base_libdir}/udev/rules.d/60-xen-dmabuf-input.rules"
 FILES:${PN}-force-renderer += "${systemd_system_unitdir}/weston.service.d/xen-dmabuf-force-renderer.conf"
+FILES:${PN}-restart += "${systemd_system_unitdir}/weston.service.d/xen-dmabuf-restart.conf \
+                        ${systemd_system_unitdir}/weston.socket.d"
 FILES:${PN}-kiosk += "\
     ${sysconfdir}/xen-dmabuf/backend.toml.d \
     ${sysconfdir}/xen-dmabuf/kiosk \
@@ -73,9 +80,10 @@ CONFFILES:${PN}-kiosk = "\
     ${sysconfdir}/xen-dmabuf/kiosk/weston/weston.ini \
 "
 
-RDEPENDS:${PN}-dom0 = "weston weston-init"
+RDEPENDS:${PN}-dom0 = "${PN}-restart weston weston-init"
 # weston-examples has the client that domu.ini starts.
-RDEPENDS:${PN}-domu = "weston weston-examples weston-init"
+RDEPENDS:${PN}-domu = "${PN}-restart weston weston-examples weston-init"
 RDEPENDS:${PN}-kiosk = "${PN}-dom0 xen-dmabuf-backend"
 RDEPENDS:${PN}-force-renderer = "weston-init"
+RDEPENDS:${PN}-restart = "weston-init"
 RCONFLICTS:${PN}-dom0 = "${PN}-domu"
