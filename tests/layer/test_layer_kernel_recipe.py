@@ -26,15 +26,22 @@ LINUX_VERSION = "%s"
 require recipes-kernel/linux/linux-xen-dmabuf.inc
 %s
 """
-VARIABLES = ("SRC_URI", "FILESEXTRAPATHS", "__depends")
+VARIABLES = ("SRC_URI", "FILESEXTRAPATHS", "KERNEL_FEATURES", "__depends")
 
 
 @pytest.fixture(params=RELEASES)
-def parse(request, trees, tmp_path):
-    """Return a function that parses a made-up kernel recipe and returns VARIABLES."""
-    bitbake = trees / request.param / "bitbake/lib"
-    if not bitbake.is_dir():
+def release(request, trees):
+    """The folder of a release's trees."""
+    folder = trees / request.param
+    if not (folder / "bitbake/lib").is_dir():
         pytest.skip(f"OE_TREES has no {request.param}/bitbake")
+    return folder
+
+
+@pytest.fixture
+def parse(release, tmp_path):
+    """Return a function that parses a made-up kernel recipe and returns VARIABLES."""
+    bitbake = release / "bitbake/lib"
 
     def parse(version, later=""):
         (tmp_path / "kernel.conf").write_text(CONFIG)
@@ -85,3 +92,16 @@ def test_a_new_file_in_a_folder_of_patches_is_noticed(parse):
     watched = str(parse("6.12.4")["__depends"])
     for folder in kernelseries.folders(str(ROOT), "6.12", guest="6.12"):
         assert folder in watched
+
+
+@pytest.mark.parametrize("cache", ["", " git://example.invalid/yocto-kernel-cache;type=kmeta"])
+def test_the_fragment_of_meta_virtualization_is_left_out(parse, release, cache):
+    """With the kernel cache and, as linux-imx, without it: the releases spell the fragment's path differently."""
+    append = release / "meta-virtualization/recipes-kernel/linux/linux-yocto_virtualization.inc"
+    if not append.is_file():
+        pytest.skip(f"OE_TREES has no {append.relative_to(release)}")
+    features = parse("6.12.4", f'SRC_URI += "{cache}"\nDISTRO_FEATURES += "xen k8s"\nrequire {append}')[
+        "KERNEL_FEATURES"
+    ]
+    assert "kubernetes.scc" in features, "another fragment that is added by the same function"
+    assert "xen.scc" not in features
