@@ -139,6 +139,17 @@ def test_common_licence_checksum_is_the_releases(release, trees):
     assert hashlib.md5(licence.read_bytes()).hexdigest() == COMMON_MIT
 
 
+@pytest.mark.parametrize("release", RELEASES)
+def test_qemuarm64_has_no_llvmpipe(release, trees):
+    """docs/integrate.md says so: only other processors' Mesa and the native one have LLVM."""
+    folder = trees / release / "openembedded-core/meta/recipes-graphics/mesa"
+    text = "".join(path.read_text() for path in sorted(folder.glob("mesa*")) if path.suffix in (".bb", ".inc"))
+    given = re.findall(r'(?m)^PACKAGECONFIG(:append\S*)? \??= "((?:[^"\\]|\\\n)*)"', text)
+    assert "" in dict(given)
+    llvm = {override for override, features in given if "gallium-llvm" in features.split()}
+    assert llvm <= {f":append:{override}" for override in ("x86", "x86-64", "i686", "class-native")}
+
+
 def test_pywayland_licence_checksum_is_the_packages():
     try:
         distribution = importlib.metadata.distribution("pywayland")
