@@ -14,6 +14,7 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from xen_dmabuf import config, log
+from xen_dmabuf import config, limits, log
 from xen_dmabuf.cli import check
 from xen_dmabuf.cli import main as cli
 from xen_dmabuf.cli.query import ask
@@ -436,7 +437,20 @@ def test_no_watch_is_lost_however_the_binding_says_that_none_is_left(monkeypatch
             raise event
         return event
 
-    connection = SimpleNamespace(check_watch=check_watch)
+    connection = SimpleNamespace(read=lambda *_: None, check_watch=check_watch)
     binding = SimpleNamespace(Error=OSError, xs=lambda: connection)
     monkeypatch.setattr(xenstore, "xen_binding", lambda _: binding)
     assert xenstore.XenStore().fired() == ["/a", "/b"]
+
+
+def test_a_xenstore_that_never_answers_is_an_error_with_the_remedy(monkeypatch):
+    """Dom0's kernel takes requests also where no xenstored is."""
+    end = threading.Event()
+    connection = SimpleNamespace(read=lambda *_: end.wait())
+    monkeypatch.setattr(xenstore, "xen_binding", lambda _: SimpleNamespace(Error=OSError, xs=lambda: connection))
+    monkeypatch.setattr(limits, "XENSTORE", 0.1)
+    try:
+        with pytest.raises(UserError, match=r"does not answer within 0.1 s; is xenstored running\?"):
+            xenstore.XenStore()
+    finally:
+        end.set()

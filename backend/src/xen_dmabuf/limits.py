@@ -44,6 +44,8 @@ GPU's library on a busy machine is slow, not silent: to end it would make the ma
 HELLO = 120.0
 """A worker's start, and TimeoutStartSec= of its unit: Python on an emulated machine that is overloaded
 needs a third of it."""
+XENSTORE = 10.0
+"""The first answer of XenStore, after which a backend that starts gives up; systemd starts it again."""
 STATUS = 5.0
 IMPORT = 20.0
 """A compositor that is busy is not one that refuses."""

@@ -6,15 +6,18 @@ The connection is xen.lowlevel.xs, which Debian's xen-utils keeps outside Python
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import re
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from .. import limits
 from ..config import Quota
 from ..displif.spec import ConnectorSpec
 from ..errors import RequestError, UserError
@@ -49,6 +52,34 @@ def xen_binding(name: str) -> ModuleType:
     )
 
 
+def _connection(module: ModuleType) -> Any:
+    """A connection of the binding that has answered; UserError if there is none.
+
+    Without xenstored, Dom0's kernel takes requests as well, and keeps them for ever: a thread waits for the first.
+    """
+    answers: list[Any] = []
+
+    def ask() -> None:
+        try:
+            connection = module.xs()
+            with contextlib.suppress(module.Error):  # an answer, too
+                connection.read("", "domid")
+            answers.append(connection)
+        except Exception as error:
+            answers.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(limits.XENSTORE)
+    if not answers:
+        raise UserError(f"XenStore does not answer within {limits.XENSTORE:g} s; is xenstored running?")
+    if isinstance(answers[0], module.Error):
+        raise UserError(f"no connection to XenStore: {answers[0]}; is xenstored running?") from answers[0]
+    if isinstance(answers[0], Exception):
+        raise answers[0]
+    return answers[0]
+
+
 class XenStore:
     """A connection of this domain. Calls are short round trips to xenstored; one thread only."""
 
@@ -56,10 +87,7 @@ class XenStore:
         module = xen_binding("xs")
         self._error = module.Error
         self._tokens: dict[str, str] = {}
-        try:
-            self._xs = module.xs()
-        except module.Error as error:
-            raise UserError(f"no connection to XenStore: {error}; is xenstored running?") from error
+        self._xs = _connection(module)
 
     def fileno(self) -> int:
         """Readable when watches have fired."""

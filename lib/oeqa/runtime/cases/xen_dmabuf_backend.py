@@ -238,6 +238,17 @@ class XenDmabufBackendTest(XenDmabufCase):
         self.one.screens("run")
         self.spared(f"systemctl restart {SERVICE}")
 
+    def test_service_without_xenstore_says_so_and_comes_up_with_it(self):
+        """xenstored is stopped while the service starts: each start ends with a sentence, the next one finds it."""
+        self.one.screens("run")
+        daemon = self.dom0.run("pgrep -x 'o?xenstored'")
+        self.addCleanup(self.dom0.try_run, f"kill -CONT {daemon}")
+        self.spared(
+            f"since=$(date +%s); kill -STOP {daemon}; systemctl kill -s KILL {SERVICE}; "
+            f"until journalctl -q -o cat -u {SERVICE} --since @$since | grep 'XenStore does not answer'; do :; done; "
+            f"kill -CONT {daemon}"
+        )
+
     def spared(self, command):
         """The supervisor ends, the worker doesn't."""
         worker = self.one.worker()
