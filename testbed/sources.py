@@ -9,6 +9,7 @@ from pathlib import Path
 
 from . import cache, cross, debianroot, guest_programs, layout, process, product
 from .debianroot import DIST_PACKAGES, UNITS
+from .errors import TestbedError
 from .product import DOM0, KIOSK, Step
 from .proofs import Scene
 
@@ -117,10 +118,19 @@ def _wayland_protocols(root: Path) -> None:
     """Protocol modules that Debian's pywayland lacks."""
     work = root.parent / "wheel"
     _pip("--target", str(work), PYWAYLAND, what=PYWAYLAND, remedy="is PyPI reachable?")
-    for protocol in PROTOCOLS:
-        target = root / DIST_PACKAGES / "pywayland/protocol" / protocol
-        shutil.copytree(work / "pywayland/protocol" / protocol, target, dirs_exist_ok=True)
+    copy_protocols(work / "pywayland/protocol", root / DIST_PACKAGES / "pywayland/protocol")
     shutil.rmtree(work)
+
+
+def copy_protocols(source: Path, target: Path) -> None:
+    """PROTOCOLS from one folder into another: a package each in pywayland up to 0.4.18, then a module."""
+    for protocol in PROTOCOLS:
+        if (source / protocol).is_dir():
+            shutil.copytree(source / protocol, target / protocol, dirs_exist_ok=True)
+        elif (source / f"{protocol}.py").is_file():
+            shutil.copy(source / f"{protocol}.py", target)
+        else:
+            raise TestbedError(f'"{source}" has no protocol "{protocol}": does this pywayland call it otherwise?')
 
 
 def weston_of_dom0(root: Path) -> None:
