@@ -164,7 +164,12 @@ class Dom0(Guest):
             **overrides,
         }
         arguments = " ".join(f"'{key}={value}'" for key, value in lines.items())
-        output = self.run(f"xl create /etc/xen/domu.cfg {arguments} && echo created $(xl domid {name})", timeout=90)
+        # grants of a DomU's disk would come and go between two counts
+        output = self.run(
+            "echo N > /sys/module/xen_blkback/parameters/feature_persistent && "
+            f"xl create /etc/xen/domu.cfg {arguments} && echo created $(xl domid {name})",
+            timeout=90,
+        )
         return int(found(r"^created (\d+)$", output)[1])
 
     def domains(self) -> list[Json]:

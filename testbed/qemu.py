@@ -26,9 +26,7 @@ XEN_OPTIONS = (
 DOM0_OPTIONS = (
     "console=hvc0 root=/dev/vda rw clk_ignore_unused panic=-1 oops=panic loglevel=5 "
     # the console says when Dom0 is up; mitigations cost most under emulation
-    "systemd.show_status=1 mitigations=off "
-    # grants of a DomU's disk would come and go between two counts
-    "xen_blkback.feature_persistent=0"
+    "systemd.show_status=1 mitigations=off"
 )
 KERNEL_ADDRESS = 0x49000000
 SCREEN = (1280, 800)

@@ -20,6 +20,18 @@ class XenDmabufPlatformTest(XenDmabufCase):
         self.assertEqual(self.dom0.run("cat /sys/hypervisor/type").strip(), "xen")
         self.assertIn("control_d", self.dom0.run("cat /proc/xen/capabilities"))
 
+    def test_guest_that_was_started_at_boot_gives_way(self):
+        """It has the disk that the cases' DomUs read, and half of their memory."""
+        guest = self.domu(self.dom0.guest_name)
+        guest.start()
+        # none could tell a disk's grants from a picture's in Xen's table
+        disk = f"/local/domain/0/backend/vbd/{guest.domid}/51712"
+        self.assertEqual(self.dom0.run(f"xenstore-read {disk}/feature-persistent").strip(), "0")
+        # the kernel asks an init that is no init: it has to be told what powers off
+        guest.run("echo '/sbin/poweroff -f -f' > /proc/sys/kernel/poweroff_cmd")
+        self.dom0.prepare()
+        self.assertNotEqual(self.dom0.try_run(f"xl domid {self.dom0.guest_name}")[0], 0, "it runs")
+
     def test_kernel_has_the_fragments(self):
         config = self.dom0.run("zcat /proc/config.gz || cat /boot/config-$(uname -r)")
         missing = [name for name in KERNEL_SYMBOLS if not re.search(rf"^CONFIG_{name}=y$", config, re.M)]

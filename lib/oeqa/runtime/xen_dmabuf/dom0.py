@@ -44,6 +44,21 @@ _END_AGENT = f"! {{ {_AGENT_RUNS}; }} 2> /dev/null || kill $agent"
 _DROP_IN = "/run/systemd/system/{unit}.d/zz-xen-dmabuf-test.conf"
 _MORE_CONFIGURATION = f"{BACKEND_CONFIGURATION}.d/zz-xen-dmabuf-test.toml"
 _RELOAD = "systemctl reload xen-dmabuf-backend"
+_PERSISTENT_GRANTS = "/sys/module/xen_blkback/parameters/feature_persistent"
+# Disks that are connected from now on keep no grants: Xen's table couldn't tell them from a picture's.
+_NO_PERSISTENT_GRANTS = f"""
+cd {TOOLS}
+[ -e persistent ] || ! cat {_PERSISTENT_GRANTS} > persistent.new 2> /dev/null || mv persistent.new persistent
+[ ! -e persistent ] || echo N > {_PERSISTENT_GRANTS}
+"""
+_SHUTDOWN_SECONDS = 60
+# Its journal is empty afterwards, or a DomU couldn't mount it to read only.
+_SET_ASIDE = f"""
+domid=$(xl domid {{name}} 2> /dev/null) || exit 0
+timeout {_SHUTDOWN_SECONDS} xl shutdown -w $domid || xl destroy $domid
+while xenstore-exists /local/domain/0/backend/vbd/$domid; do :; done
+mkdir -p {TOOLS}/disk && mount -o loop {{disk}} {TOOLS}/disk && umount {TOOLS}/disk || true
+"""
 _WAYLAND = "XDG_RUNTIME_DIR=/run WAYLAND_DISPLAY=wayland-0"
 
 
@@ -103,14 +118,27 @@ class Dom0:
     @functools.cached_property
     def disk(self) -> str:
         """xl's ``disk`` of the layer's domu.cfg, to read only: several domains may have it then."""
-        text = self.run(f"cat {CONFIGURATION}")
-        return "['" + found(r"^disk *= *\['([^',]+,xvda),", text)[1] + ",r']"
+        return "['" + found(r"^disk *= *\['([^',]+,xvda),", self._guest)[1] + ",r']"
+
+    @functools.cached_property
+    def guest_name(self) -> str:
+        """The guest of the layer's domu.cfg, which an image starts at boot."""
+        return found(r'^name *= *"([^"]+)"', self._guest)[1]
+
+    @functools.cached_property
+    def _guest(self) -> str:
+        return self.run(f"cat {CONFIGURATION}")
 
     # -- preparation
 
     def prepare(self) -> None:
-        """Install the programs that the cases need, and let Weston give screenshots to every client."""
-        self.run(f"mkdir -p {TOOLS}")
+        """Install the programs that the cases need, and let Weston give screenshots to every client.
+
+        The guest of domu.cfg is shut down, and stays so: it writes to the disk that the cases' DomUs read.
+        """
+        disk = found(r"^\['(?:file:)?([^',]+),", self.disk)[1]
+        self.run(_SET_ASIDE.format(name=self.guest_name, disk=disk), 2 * _SHUTDOWN_SECONDS)
+        self.run(f"mkdir -p {TOOLS}; {_NO_PERSISTENT_GRANTS}")
         for name in (_AGENT, _PROBE):
             self.target.copyTo(os.path.join(_FILES, name), f"{TOOLS}/{name}")
         self._start_agent()
@@ -167,7 +195,10 @@ class Dom0:
 
     def clean_up(self) -> None:
         """Remove what prepare() installed; the running Weston keeps its argument until it is restarted."""
-        self.run(f"{_END_AGENT}; rm -rf {TOOLS}")
+        self.run(
+            f"[ ! -e {TOOLS}/persistent ] || cat {TOOLS}/persistent > {_PERSISTENT_GRANTS}; "
+            f"{_END_AGENT}; rm -rf {TOOLS}"
+        )
         self.start_weston_as_before()
 
     def weston_command(self) -> str:
@@ -212,11 +243,14 @@ class Dom0:
             raise AssertionError(f"domains {sorted(domids)} are not gone {output}")
 
     def grant_tables(self) -> list[str]:
-        """Xen's grant tables (debug key g), as lines."""
+        """Xen's grant tables (debug key g), as lines. Xen prints them in one call: its ring must have room for all."""
         text = self.run("xl debug-keys g; xl dmesg -c")
         before, mark, tables = text.rpartition("gnttab_usage_print_all [")
         if not mark:
-            raise AssertionError(f"xl debug-keys g printed no grant tables:\n{before[-2000:]}")
+            raise AssertionError(
+                "xl debug-keys g: the head of the grant tables is lost; boot Xen with conring_size=4M, as the images "
+                f"of meta-xen-dmabuf do. What is left:\n{before[-2000:]}"
+            )
         return tables.splitlines()
 
     def mapped_grants(self) -> dict[int, int]:
