@@ -21,8 +21,9 @@ COMPATIBLE_MACHINE = "^imx8qm-mek$"
 inherit deploy features_check kernel-arch nopackages
 
 # Only the boot processor's kind of core is used: a domain must not move between
-# A53 and A72. "hmp-unsafe=true" plus pinned CPUs is the other way.
-XEN_DMABUF_XEN_ARGS ?= "console=dtuart dom0_mem=2048M dom0_max_vcpus=4 iommu=on"
+# A53 and A72. "hmp-unsafe=true" plus pinned CPUs is the other way. The image tests have
+# Xen print its grant tables, a line for each page that a guest shows.
+XEN_DMABUF_XEN_ARGS ?= "console=dtuart dom0_mem=2048M dom0_max_vcpus=4 iommu=on conring_size=4M"
 XEN_DMABUF_XEN_ARGS[doc] = "Xen's command line on the board."
 XEN_DMABUF_DOM0_ARGS ?= "console=hvc0 root=/dev/mmcblk1p2 rootwait rw clk_ignore_unused"
 XEN_DMABUF_DOM0_ARGS[doc] = "Dom0's kernel command line on the board."
