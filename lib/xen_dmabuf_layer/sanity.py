@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from . import Store
@@ -42,6 +44,12 @@ def problems(d: Store) -> list[str]:
         found.append(
             f'XEN_DMABUF_IMX8QM_DISPLAY is "{display or ""}", but this layer has a device tree for '
             f"these only. Set it to {' or '.join(IMX8QM_DISPLAYS)}."
+        )
+    disk = d.getVar("XEN_DMABUF_GUEST_DISK")
+    if disk and not re.fullmatch(r"(/[\w.+-]+)+", disk, re.ASCII):
+        found.append(
+            f'XEN_DMABUF_GUEST_DISK is "{disk}". Set it to the absolute path of a file or of a device, of '
+            "letters, digits and _ . + - only: it becomes part of xl's configuration."
         )
     return found
 

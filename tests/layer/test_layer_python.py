@@ -43,6 +43,22 @@ class TestSanity:
         (problem,) = sanity.problems(Store(GOOD, **{"VIRTUAL-RUNTIME_init_manager": "sysvinit"}))
         assert 'INIT_MANAGER = "systemd"' in problem
 
+    @pytest.mark.parametrize(
+        ("disk", "wrong"),
+        [
+            ("/data/domu.ext4", False),
+            ("/dev/disk/by-partlabel/domu", False),
+            ("domu.ext4", True),
+            ("/a,xvda,rw','/etc/shadow", True),
+            ("/a b", True),
+            ("/a|b", True),
+        ],
+    )
+    def test_a_guests_disk_that_is_no_path_is_refused(self, disk, wrong):
+        problems = sanity.problems(Store(GOOD, XEN_DMABUF_GUEST_DISK=disk))
+        assert len(problems) == wrong
+        assert all("XEN_DMABUF_GUEST_DISK" in problem and "absolute path" in problem for problem in problems)
+
     @pytest.mark.parametrize(("answer", "count"), [(None, 1), ("0", 1), ("1", 0)])
     def test_the_eula_is_asked_for_where_the_gpu_needs_it(self, answer, count):
         store = Store(GOOD, OVERRIDES="mx8qm:imxviv", ACCEPT_FSL_EULA=answer)

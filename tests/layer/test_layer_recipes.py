@@ -122,8 +122,57 @@ def test_nothing_else_that_the_bsp_sets_is_lost(release, trees, tmp_path):
 def test_guest_configuration_names_what_the_image_installs():
     cfg = (LAYER / "recipes-extended/xen-dmabuf-guest/files/domu.cfg").read_text()
     image = (LAYER / "recipes-core/images/xen-dmabuf-image-dom0.bb").read_text()
+    default = assignment((LAYER / "conf/include/xen_dmabuf.inc").read_text(), "XEN_DMABUF_GUEST_DISK")
     for name in re.findall(r"/var/lib/xen/images/([\w.-]+)", cfg):
-        assert f"$images/{name}" in image
+        assert f"$images/{name}" in image or default == f"/var/lib/xen/images/{name}"
+
+
+def function(name, recipe, values):
+    """A shell function of a recipe, its variables in place."""
+    script = re.search(rf"(?ms)^{name}\(\) \{{\n(.*?)^\}}", recipe.read_text())[1]
+    for variable, value in values.items():
+        script = script.replace(f"${{{variable}}}", str(value))
+    assert "${" not in script, script
+    return script
+
+
+@pytest.mark.parametrize(
+    ("disk", "wanted"),
+    [
+        ("/var/lib/xen/images/domu.ext4", "file:/var/lib/xen/images/domu.ext4"),
+        ("/data/guests/domu.ext4", "file:/data/guests/domu.ext4"),
+        ("/dev/disk/by-partlabel/domu", "phy:/dev/disk/by-partlabel/domu"),
+    ],
+)
+def test_guests_disk_is_where_the_integrator_says(tmp_path, disk, wanted):
+    """xl looks there, its service waits for the mount, and the image has the file there unless it is a partition."""
+    units, root, deployed = tmp_path / "d/units", tmp_path / "root", tmp_path / "deploy"
+    recipe = recipe_of("xen-dmabuf-guest")
+    values = {"XEN_DMABUF_GUEST_DISK": disk, "S": recipe.parent / "files", "D": f"{tmp_path}/d", "sysconfdir": "/etc"}
+    folders = {"systemd_system_unitdir": "/units", "systemd_unitdir": "/systemd"}
+    subprocess.run(["sh", "-euc", function("do_install", recipe, {**values, **folders})], check=True)
+    cfg = (tmp_path / "d/etc/xen/domu.cfg").read_text()
+    assert f"disk = ['{wanted},xvda,rw']" in cfg
+    drop_in = settings((units / "xendomains.service.d/xen-dmabuf.conf").read_text())
+    assert drop_in["Unit"]["requiresmountsfor"] == disk
+
+    deployed.mkdir()
+    for name in ("guest.ext4", "Image"):
+        (deployed / name).write_text(name)
+    values = {
+        "XEN_DMABUF_GUEST_DISK": disk,
+        "DEPLOY_DIR_IMAGE": deployed,
+        "XEN_DMABUF_GUEST_IMAGE": "guest",
+        "IMAGE_MACHINE_SUFFIX": "",
+        "IMAGE_NAME_SUFFIX": "",
+        "KERNEL_IMAGETYPE": "Image",
+        "IMAGE_ROOTFS": root,
+        "localstatedir": "/var",
+    }
+    image = LAYER / "recipes-core/images/xen-dmabuf-image-dom0.bb"
+    subprocess.run(["sh", "-euc", function("install_guest", image, values)], check=True)
+    files = {f"/{path.relative_to(root)}" for path in root.rglob("*") if path.is_file()}
+    assert files == {"/var/lib/xen/images/domu-kernel", *([] if disk.startswith("/dev/") else [disk])}
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)

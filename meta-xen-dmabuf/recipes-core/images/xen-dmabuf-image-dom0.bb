@@ -26,13 +26,19 @@ do_image_complete[depends] += "xen:do_deploy"
 do_rootfs[depends] += "${@d.expand('${XEN_DMABUF_GUEST_IMAGE}:do_image_complete virtual/kernel:do_deploy') if d.getVar('XEN_DMABUF_GUEST_IMAGE') else ''}"
 ROOTFS_POSTPROCESS_COMMAND += "${@'install_guest' if d.getVar('XEN_DMABUF_GUEST_IMAGE') else ''}"
 install_guest[doc] = "Puts the guest's file system and kernel where its xl configuration looks."
-# Under the names that xen-dmabuf-guest's domu.cfg has.
+# Under the names that xen-dmabuf-guest's domu.cfg has. What fills a partition is the image's wks file.
 install_guest() {
     images=${IMAGE_ROOTFS}${localstatedir}/lib/xen/images
     install -d $images
-    cp --sparse=always \
-        ${DEPLOY_DIR_IMAGE}/${XEN_DMABUF_GUEST_IMAGE}${IMAGE_MACHINE_SUFFIX}${IMAGE_NAME_SUFFIX}.ext4 \
-        $images/domu.ext4
+    case ${XEN_DMABUF_GUEST_DISK} in
+    /dev/*) ;;
+    *)
+        install -d $(dirname ${IMAGE_ROOTFS}${XEN_DMABUF_GUEST_DISK})
+        cp --sparse=always \
+            ${DEPLOY_DIR_IMAGE}/${XEN_DMABUF_GUEST_IMAGE}${IMAGE_MACHINE_SUFFIX}${IMAGE_NAME_SUFFIX}.ext4 \
+            ${IMAGE_ROOTFS}${XEN_DMABUF_GUEST_DISK}
+        ;;
+    esac
     install -m 0644 ${DEPLOY_DIR_IMAGE}/${KERNEL_IMAGETYPE} $images/domu-kernel
 }
 

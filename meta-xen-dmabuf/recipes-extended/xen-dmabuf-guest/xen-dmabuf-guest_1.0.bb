@@ -27,11 +27,18 @@ do_configure[noexec] = "1"
 do_compile[noexec] = "1"
 
 do_install() {
-    install -Dm 0644 ${S}/domu.cfg ${D}${sysconfdir}/xen/domu.cfg
+    disk=file:${XEN_DMABUF_GUEST_DISK}
+    case ${XEN_DMABUF_GUEST_DISK} in
+    /dev/*) disk=phy:${XEN_DMABUF_GUEST_DISK} ;;
+    esac
+    install -d ${D}${sysconfdir}/xen
+    sed "s|file:/var/lib/xen/images/domu.ext4|$disk|" ${S}/domu.cfg > ${D}${sysconfdir}/xen/domu.cfg
+    chmod 0644 ${D}${sysconfdir}/xen/domu.cfg
     install -d ${D}${sysconfdir}/xen/auto
     ln -s ../domu.cfg ${D}${sysconfdir}/xen/auto/domu.cfg
     units=${D}${systemd_system_unitdir}
     install -Dm 0644 ${S}/xendomains.conf $units/xendomains.service.d/xen-dmabuf.conf
+    echo "RequiresMountsFor=${XEN_DMABUF_GUEST_DISK}" >> $units/xendomains.service.d/xen-dmabuf.conf
     install -Dm 0644 ${S}/qemu.conf $units/xen-qemu-dom0-disk-backend.service.d/xen-dmabuf.conf
     # Before systemd's own "80-wired", whose DHCP would take the port.
     install -Dm 0644 ${S}/xenbr0.netdev ${D}${systemd_unitdir}/network/10-xenbr0.netdev

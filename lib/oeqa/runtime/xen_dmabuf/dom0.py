@@ -136,7 +136,7 @@ class Dom0:
 
         The guest of domu.cfg is shut down, and stays so: it writes to the disk that the cases' DomUs read.
         """
-        disk = found(r"^\['(?:file:)?([^',]+),", self.disk)[1]
+        disk = found(r"^\['(?:\w+:)?([^',]+),", self.disk)[1]
         self.run(_SET_ASIDE.format(name=self.guest_name, disk=disk), 2 * _SHUTDOWN_SECONDS)
         self.run(f"mkdir -p {TOOLS}; {_NO_PERSISTENT_GRANTS}")
         for name in (_AGENT, _PROBE):
