@@ -208,6 +208,28 @@ def test_one_that_says_nothing_is_killed(tmp_path, monkeypatch, caplog):
     assert "worker killed: it sent no Hello in time" in caplog.messages
 
 
+def test_a_first_line_without_end_is_no_memory_of_ours(tmp_path, monkeypatch):
+    monkeypatch.setattr(messages, "LONGEST_REPORT", 1 << 16)
+    units = FakeUnits(tmp_path / "link", *[b"y" * (1 << 14)] * 20, b"")
+    assert heard_of(units, lambda _heard, _lost: units.killed) == []
+
+
+def test_a_systemd_that_does_not_answer_kills_no_worker(tmp_path, monkeypatch, caplog):
+    """TimeoutError is an OSError, and not every one is of a worker that keeps silent."""
+    units = FakeUnits(tmp_path / "link", messages.line(Hello(7)), b"")
+    start, slow = units.start, [TimeoutError("systemctl"), TimeoutError("connect")]
+
+    async def late(domid: int) -> None:
+        if slow:
+            raise slow.pop()
+        await start(domid)
+
+    monkeypatch.setattr(units, "start", late)
+    assert heard_of(units, lambda heard, _lost: heard) == [Hello(7)]
+    assert units.killed == 0
+    assert not any("Hello" in message for message in caplog.messages)
+
+
 def test_a_successor_is_heard(tmp_path):
     """The link is made anew, and its Hello says what it has."""
 

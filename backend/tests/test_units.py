@@ -25,6 +25,7 @@ from waiting import wait_until
 from xen_dmabuf.errors import UserError
 from xen_dmabuf.link import messages
 from xen_dmabuf.link.messages import AskStatus, Hello, Report, Start
+from xen_dmabuf.supervisor import units as units_module
 from xen_dmabuf.supervisor.lock import Instance
 from xen_dmabuf.supervisor.units import Units
 
@@ -84,6 +85,16 @@ def test_what_systemctl_refuses_is_said(systemctl):
 def test_without_systemctl_there_is_a_reason(tmp_path):
     with pytest.raises(OSError, match="nowhere"):
         asyncio.run(Units(str(tmp_path / "nowhere")).start(1))
+
+
+def test_a_systemctl_that_hangs_is_ended_and_said(tmp_path, monkeypatch):
+    program = tmp_path / "systemctl"
+    program.write_text("#!/bin/sh\nexec sleep 600\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(units_module, "_SECONDS", 0.2)
+    with pytest.raises(OSError, match=r"start xen-dmabuf-worker@3.socket: no answer in 0 s") as caught:
+        asyncio.run(Units(str(program)).start(3))
+    assert not isinstance(caught.value, TimeoutError), "that would be a worker's"
 
 
 def unit(name: str) -> dict[str, list[str]]:

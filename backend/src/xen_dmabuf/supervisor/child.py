@@ -27,6 +27,10 @@ _FIRST_PAUSE, _LAST_PAUSE = 0.05, 10.0
 _LIVED_LONG = 60.0
 
 
+class _NoHello(Exception):
+    """Of a worker that was given limits.HELLO for it."""
+
+
 class Child:
     """One worker. The callbacks run in the asyncio thread: ``on_message(message)``, Hello first on
     each link, and ``on_lost()`` when the link ended. CodecError of on_message() says that no worker
@@ -74,7 +78,7 @@ class Child:
                     extra=fields(domid=self.domid, reason=error),
                 )
                 await self._kill()
-            except TimeoutError:
+            except _NoHello:
                 reason = f"no Hello in {limits.HELLO:.0f} s"
                 log.error("worker killed: it sent no Hello in time", extra=fields(domid=self.domid))
                 await self._kill()
@@ -95,8 +99,7 @@ class Child:
         )
         rate = RateLimit(_MESSAGES, _PERIOD)
         try:
-            async with asyncio.timeout(limits.HELLO):
-                line = await reader.readline()
+            line = await self._first_line(reader)
             if not line:
                 return
             hello = messages.parse(line, (Hello,))
@@ -113,6 +116,13 @@ class Child:
             if self._writer is writer:
                 self._writer = None
                 self._on_lost()
+
+    async def _first_line(self, reader: asyncio.StreamReader) -> bytes:
+        try:
+            async with asyncio.timeout(limits.HELLO):
+                return await self._readline(reader)
+        except TimeoutError:  # an OSError by itself: those of systemctl and connect() end no worker
+            raise _NoHello from None
 
     @staticmethod
     async def _readline(reader: asyncio.StreamReader) -> bytes:

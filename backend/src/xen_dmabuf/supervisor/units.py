@@ -81,16 +81,18 @@ class Units:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
+        words = " ".join(arguments)
         try:
             async with asyncio.timeout(_SECONDS):
                 output, errors = await process.communicate()
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
+            if isinstance(error, TimeoutError):
+                raise OSError(f"{self._program} {words}: no answer in {_SECONDS:.0f} s") from None
             raise
         if process.returncode:
-            words = " ".join(arguments)
             reason = errors.decode(errors="replace").strip() or f"status {process.returncode}"
             raise OSError(f"{self._program} {words}: {reason}")
         return output.decode(errors="replace")
