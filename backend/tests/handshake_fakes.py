@@ -26,7 +26,7 @@ class FakeStore:
     """xenstored in a dictionary; watches are delivered by deliver()."""
 
     def __init__(self) -> None:
-        self.nodes: dict[str, str] = {}
+        self.nodes = {"/local/domain/0/domid": "0"}
         self.watches: list[str] = []
         self.queue: deque[str] = deque()
         self.on_change = lambda path: None
@@ -140,12 +140,21 @@ class FakeUnits:
     def __init__(self):
         self.there = set()
         self.ended = []
+        self.failures = []
 
     async def running(self):
+        self._may_fail()
         return set(self.there)
 
     async def stop(self, domid):
+        self._may_fail()
+        self.there.discard(domid)
         self.ended.append(domid)
+
+    def _may_fail(self):
+        """``failures``: True for each call that fails, in turn."""
+        if self.failures and self.failures.pop(0):
+            raise OSError("systemctl: no answer")
 
 
 class Mainline:

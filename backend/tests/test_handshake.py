@@ -41,6 +41,7 @@ from xen_dmabuf.link.messages import (
     Report,
     WorkerStatus,
 )
+from xen_dmabuf.supervisor import supervisor as supervisor_module
 from xen_dmabuf.supervisor.handshake import Action, Link, State, View, decide
 from xen_dmabuf.supervisor.supervisor import Supervisor
 
@@ -105,6 +106,38 @@ def test_workers_of_domains_that_went_without_a_supervisor_are_ended():
             assert units.ended == [4]
 
     asyncio.run(run())
+
+
+def test_a_xenstore_that_lost_all_domains_ends_no_worker(caplog):
+    """xenstored was restarted with an empty tree: guests draw on."""
+
+    async def run():
+        store, units = FakeStore(), FakeUnits()
+        store.nodes.clear()
+        units.there = {3, 4}
+        async with running(store, units=units) as supervisor:
+            await supervisor._end_strangers()
+        assert units.ended == []
+
+    asyncio.run(run())
+    assert sum("no worker is ended" in message for message in caplog.messages) == 1
+
+
+@pytest.mark.parametrize("failures", [[True], [False, True], [False, False, True, True], [False, True, False, False]])
+def test_a_worker_that_cannot_be_ended_spares_no_other(monkeypatch, caplog, failures):
+    """Listing them, or stopping one, fails: the others are ended, and it later."""
+    monkeypatch.setattr(supervisor_module, "_RETRY", 0.01)
+
+    async def run():
+        store, units = FakeStore(), FakeUnits()
+        units.there = {4, 5, 6}
+        units.failures = failures
+        async with running(store, units=units) as supervisor:
+            await asyncio.wait_for(supervisor._end_strangers(), 10)
+        assert sorted(units.ended) == [4, 5, 6]
+
+    asyncio.run(run())
+    assert caplog.messages.count("workers of domains that went can't be ended") == 1
 
 
 def test_connects_and_hands_over_what_the_frontend_published():

@@ -53,7 +53,7 @@ from .xenstore import XenStore
 log = logging.getLogger(__name__)
 
 _RELEASE_DOMAIN = "@releaseDomain"
-_RETRY = 1.0
+_RETRY, _LAST_RETRY = 1.0, 10.0
 _KINDS: tuple[type[Device], ...] = (VDispl, VKbd)
 """In the order in which they are looked at: a vkb device belongs to the worker that a vdispl device has."""
 _FRONT_PATH = re.compile(
@@ -197,18 +197,41 @@ class Supervisor:
             daemon.notify("READY=1")
 
     async def _end_strangers(self) -> None:
-        """Stop the units of domains that went while no supervisor ran."""
+        """Stop the units of domains that went while no supervisor ran; what fails is tried again."""
+        pause, reported = _RETRY, ""
+        while not self._ended:
+            reason = await self._try_to_end_strangers()
+            if not reason:
+                return
+            if reason != reported:
+                reported = reason
+                log.error("workers of domains that went can't be ended", extra=fields(reason=reason))
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LAST_RETRY)
+
+    async def _try_to_end_strangers(self) -> str:
+        """What failed first, empty if nothing did; one that can't be stopped spares no other."""
+        failed = ""
         try:
-            strangers = await self._units.running() - {domid for domid, d in self._domains.items() if d.begun}
+            if not self._store.domain_exists(self._own):
+                log.error(
+                    "no worker is ended: XenStore doesn't even have this domain, so it lost all others, too;"
+                    " `systemctl stop xen-dmabuf-worker@DOMID.*` ends one whose domain went"
+                )
+                return ""
+            running = await self._units.running()
         except OSError as error:
-            log.error("units of workers can't be listed", extra=fields(reason=error))
-            return
-        for domid in strangers:
-            log.info("worker of a domain without device is stopped", extra=fields(domid=domid))
+            return str(error)
+        for domid in sorted(running):
+            if domid in self._domains and self._domains[domid].begun:
+                continue
             try:
                 await self._units.stop(domid)
             except OSError as error:
-                log.error("worker can't be stopped", extra=fields(domid=domid, reason=error))
+                failed = failed or str(error)
+            else:
+                log.info("worker of a domain without device stopped", extra=fields(domid=domid))
+        return failed
 
     # -- watches
 
