@@ -47,6 +47,9 @@ needs a third of it."""
 XENSTORE = 10.0
 """The first answer of XenStore, after which a backend that starts gives up; systemd starts it again."""
 STATUS = 5.0
+STANDSTILL = 20.0
+"""No honest round of the supervisor's loop takes so long: its calls to xenstored are answered within milliseconds,
+on an overloaded machine within a second or two. WatchdogSec= of its unit is three times as much."""
 IMPORT = 20.0
 """A compositor that is busy is not one that refuses."""
 SETUP = 10.0

@@ -91,6 +91,7 @@ def _run(options: argparse.Namespace) -> int:
     sys.modules["ssl"] = None  # type: ignore[assignment]  # as in a worker: asyncio does without it
     import asyncio
 
+    from ..supervisor.standstill import Standstill
     from ..supervisor.supervisor import Supervisor
     from ..supervisor.units import Units
     from ..supervisor.xenstore import XenStore
@@ -102,7 +103,8 @@ def _run(options: argparse.Namespace) -> int:
         return config
 
     async def serve() -> None:
-        await Supervisor(config, XenStore(), load, Units()).run()
+        with Standstill():
+            await Supervisor(config, XenStore(), load, Units()).run()
 
     config = load()
     asyncio.run(serve())

@@ -17,8 +17,6 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import asdict
 from typing import Any
 
-from systemd import daemon
-
 from .. import limits
 from ..codec import CodecError, encode
 from ..config import Config
@@ -39,6 +37,7 @@ from ..link.messages import (
     WorkerStatus,
 )
 from ..log import fields
+from ..notify import Notifier
 from .child import Child
 from .control import ControlServer
 from .device import Device, Ties
@@ -143,6 +142,7 @@ class Supervisor:
         self._scheduled = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._events = Events()
+        self._notifier = Notifier()
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT; SIGHUP: reload()."""
@@ -159,11 +159,12 @@ class Supervisor:
                     self._store.watch(folder)
                 self._store.watch(_RELEASE_DOMAIN)
                 self.rescan()
-                daemon.notify("READY=1")
+                self._notifier.say("READY=1")
+                self._notifier.feed()
                 log.info("serving", extra=fields(path=", ".join(self.folders)))
                 self._spawn(self._end_strangers())
                 await self._stopping.wait()
-                daemon.notify("STOPPING=1")
+                self._notifier.say("STOPPING=1")
                 loop.remove_reader(self._store.fileno())
                 self.leave()
                 if self._failure:
@@ -176,6 +177,7 @@ class Supervisor:
             domain.child.leave()
             for device in domain.all_devices():
                 device.end()
+        self._notifier.close()
 
     def reload(self) -> None:
         """Read the configuration again; it holds for every worker that starts from now on.
@@ -183,7 +185,7 @@ class Supervisor:
         Running workers keep theirs: no picture is interrupted. A configuration with an error is
         logged and changes nothing. Tells systemd as Type=notify-reload wants it (sd_notify(3)).
         """
-        daemon.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._notifier.say(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             config = self._load()
         except UserError as error:
@@ -194,7 +196,7 @@ class Supervisor:
             self._config = config
             log.info("configuration read again: it holds for workers that start from now on")
         finally:
-            daemon.notify("READY=1")
+            self._notifier.say("READY=1")
 
     async def _end_strangers(self) -> None:
         """Stop the units of domains that went while no supervisor ran; what fails is tried again."""

@@ -18,8 +18,6 @@ import socket
 import struct
 from collections.abc import Awaitable
 
-from systemd import daemon
-
 from .. import log as logs
 from ..codec import CodecError
 from ..errors import UserError
@@ -38,6 +36,7 @@ from ..link.messages import (
 )
 from ..linux import process
 from ..log import fields
+from ..notify import Notifier
 from ..pump.loop import Loop
 from .statefile import StateError
 from .worker import Worker
@@ -66,23 +65,18 @@ class Control:
         """Serve until SIGTERM; the exit status."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._ending.set)
-        self._watchdog()
+        notifier = Notifier()
+        notifier.feed()
         # not start_unix_server(): it looks for the socket's file, which only root may see
         server = await asyncio.start_server(self._serve, sock=listening, limit=messages.LONGEST)
-        daemon.notify("READY=1")
+        notifier.say("READY=1")
         await loop.run_in_executor(None, logs.to_journal)
         await self._ending.wait()
         server.close()
+        notifier.close()
         if self.status == 0:
             self.worker.leave()
         return self.status
-
-    def _watchdog(self) -> None:
-        """Tell systemd, from this loop, that it runs (WatchdogSec=)."""
-        usec = int(os.environ.get("WATCHDOG_USEC", "0"))
-        if usec:
-            daemon.notify("WATCHDOG=1")
-            asyncio.get_running_loop().call_later(usec / 3e6, self._watchdog)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if not _is_trusted(writer.get_extra_info("socket")):
