@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import configparser
 import contextlib
+import dataclasses
 import logging
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -22,12 +24,16 @@ from pathlib import Path
 import pytest
 from waiting import wait_until
 
+from xen_dmabuf.config import Quota
 from xen_dmabuf.errors import UserError
 from xen_dmabuf.link import messages
 from xen_dmabuf.link.messages import AskStatus, Hello, Report, Start
 from xen_dmabuf.supervisor import units as units_module
 from xen_dmabuf.supervisor.lock import Instance
 from xen_dmabuf.supervisor.units import Units
+from xen_dmabuf.worker import displaybuffers, received, statefile, store
+from xen_dmabuf.worker.state import StoredFramebuffer, pack
+from xen_dmabuf.worker.store import FdStore
 
 DATA = Path(__file__).parents[1] / "data/systemd"
 SOURCE = Path(__file__).parents[1] / "src"
@@ -126,6 +132,43 @@ def test_a_worker_is_confined_watched_and_alone():
     link = unit("xen-dmabuf-worker@.socket")
     assert link["SocketMode"] == ["0600"] and link["FileDescriptorName"] == ["link"]
     assert link["ListenStream"] == [Units().socket(0).replace("0.sock", "%i.sock")]
+
+
+def test_what_the_largest_quota_allows_outlives_a_worker():
+    """Files in the store, their names in the next process's environment, and both processes' descriptors."""
+    worker = unit("xen-dmabuf-worker@.service")
+    (buffers,) = (f.metadata["high"] for f in dataclasses.fields(Quota) if f.name == "buffers")
+    kept = [displaybuffers._store_name(10**9, what) for what in displaybuffers._FILES]
+    files = len(kept) * buffers + len({store.STATE, store.EVTCHN, store.GRANTS})
+    assert int(*worker["FileDescriptorStoreMax"]) >= files
+    # the successor has what it took over at high numbers, and gives dma-bufs back their old ones
+    assert int(*worker["LimitNOFILE"]) >= received._FIRST + files + 256
+    assert len(kept) * buffers + 256 <= received._FIRST, "what a worker opens has low numbers"
+    most_of_a_variable = 32 * resource.getpagesize()
+    assert buffers * sum(len(f"{name}:") for name in kept) + 100 < most_of_a_variable, "LISTEN_FDNAMES (execve(2))"
+    framebuffer = pack(StoredFramebuffer(2**64 - 1, 2**64 - 1, 65536, 65536, 2**32 - 1))
+    assert buffers * (2 * len(framebuffer) + 12) < statefile._TABLE / 2, "the table"
+
+
+@pytest.mark.parametrize("room", ["4", None])
+def test_a_store_that_is_full_is_said_once(monkeypatch, caplog, room):
+    """systemd only closes what is too much."""
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    monkeypatch.delenv("FDSTORE", raising=False)
+    if room:
+        monkeypatch.setenv("FDSTORE", room)
+    full = FdStore()
+    full.adopt(["state", "evtchn"])
+    for name in ("b1", "b2", "b1"):
+        full.add(name, 0)
+    assert not caplog.records
+    for name in ("b3", "b4"):
+        full.add(name, 0)
+    assert len(caplog.records) == (1 if room else 0)
+    full.remove("b3")
+    full.add("b5", 0)
+    assert len(caplog.records) == (1 if room else 0), "a DomU can cause it again and again"
+    assert all("FileDescriptorStoreMax" in str(record.fields["reason"]) for record in caplog.records)
 
 
 @pytest.mark.parametrize("name", ["xen-dmabuf-backend.service", "xen-dmabuf-worker@.service"])

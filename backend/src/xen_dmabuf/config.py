@@ -31,7 +31,7 @@ class Quota:
     """What one DomU may hold at once; pages are of 4096 bytes."""
 
     connectors: int = number(4, low=1, high=16)
-    buffers: int = number(64, low=1, high=4096)
+    buffers: int = number(64, low=1, high=1024)  # three files each: FileDescriptorStoreMax=
     pages: int = number(65536, low=1, high=1 << 20)
     width: int = number(8192, low=1, high=16384)
     height: int = number(8192, low=1, high=16384)

@@ -25,7 +25,7 @@ from ..record import record
 LONGEST = 1 << 16
 """Bytes of a line, but for a Report."""
 LONGEST_REPORT = 4 << 20
-"""The status of as many buffers as the configuration allows has 3 MiB."""
+"""The status of as many buffers as the configuration allows has 1 MiB, and a domain may have several devices."""
 REASON = 500
 """Characters of a reason."""
 

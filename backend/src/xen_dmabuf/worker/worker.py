@@ -114,6 +114,7 @@ class Worker:
         StateError says why it can't be; then all that was taken is closed, and the store emptied.
         """
         names = list(files)
+        self._store.adopt(names)
         try:
             self._take_over(domid, files)
         except (StateError, OSError, UserError, RequestError) as error:
