@@ -6,8 +6,12 @@ xenstored is the edge: a module in the place of Xen's own, which answers, or not
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import itertools
 import os
+import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -16,9 +20,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from test_child import FakeUnits
 from test_units import SOURCE, unit
+from waiting import until, wait_until
 
 from xen_dmabuf import limits
+from xen_dmabuf.cli.query import Stream
+from xen_dmabuf.link import messages
+from xen_dmabuf.link.messages import Hello
+from xen_dmabuf.supervisor.child import Child
+from xen_dmabuf.supervisor.units import Units
 
 XS = """
 import os, signal, time
@@ -148,6 +159,66 @@ def test_a_start_that_waits_for_xenstore_says_so(tmp_path):
         (tmp_path / "hang").unlink()
         running.wait_for("serving")
         assert running.count("XenStore does not answer") == 1
+
+
+@contextlib.contextmanager
+def starved(pid: int) -> Iterator[None]:
+    """The process, 0 for this one, can open nothing more; what it has it keeps."""
+    name = pid or "self"
+    has = {int(number) for number in os.listdir(f"/proc/{name}/fd") if os.path.lexists(f"/proc/{name}/fd/{number}")}
+    free = next(number for number in itertools.count() if number not in has)
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_without_descriptors_the_supervisor_lives_on(tmp_path):
+    """It feeds the watchdog, says what it can't do, and can do it when there are some again."""
+    variables = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "150000"}
+    with systemd(tmp_path) as notify, supervisor(tmp_path, **variables) as running:
+        running.wait_for("serving")
+        pid = running.process.pid
+        with contextlib.ExitStack() as asking:
+            with starved(pid):
+                asked = asking.enter_context(Stream(running.control, "domains"))
+                running.wait_for("no descriptor left")
+                os.kill(pid, signal.SIGHUP)
+                running.wait_for("configuration not changed")
+                wait_until(lambda: notify.recv(100).startswith(b"RELOADING=1"), "the reload's beginning")
+                assert notify.recv(100) == b"READY=1"
+                assert [notify.recv(100) for _ in range(10)] == [b"WATCHDOG=1"] * 10
+            assert asked.first()["domains"] == []
+        os.kill(pid, signal.SIGHUP)
+        running.wait_for("configuration read again")
+        with Stream(running.control, "domains") as asked:
+            assert asked.first()["domains"] == []
+        assert running.count("no descriptor left") == 1
+        assert len(running.said) < 10, running.said
+
+
+def test_without_descriptors_no_worker_is_ended(tmp_path, caplog):
+    units = FakeUnits(tmp_path / "link", messages.line(Hello(7)), b"")
+    heard: list[messages.Message] = []
+
+    async def run() -> None:
+        await units.start(7)
+        worker = Child(7, units, heard.append, lambda: None)
+        with starved(0):
+            worker.begin()
+            await until(lambda: "worker lost" in caplog.messages, "that it is said")
+            with pytest.raises(OSError, match="Too many open files"):
+                await Units("true").start(7)
+        await until(lambda: heard, "the worker's Hello")
+        await Units("true").start(7)
+        worker.leave()
+        units.close()
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+    assert heard == [Hello(7)] and units.killed == 0
+    assert caplog.messages.count("worker lost") == 1
 
 
 def test_no_honest_call_is_taken_for_a_hung_one():

@@ -9,6 +9,7 @@ ends, workers and XenStore stay as they are, and the next supervisor finds them.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import re
 import signal
@@ -36,7 +37,7 @@ from ..link.messages import (
     Start,
     WorkerStatus,
 )
-from ..log import fields
+from ..log import RateLimit, fields
 from ..notify import Notifier
 from .child import Child
 from .control import ControlServer
@@ -55,6 +56,7 @@ _RELEASE_DOMAIN = "@releaseDomain"
 _RETRY, _LAST_RETRY = 1.0, 10.0
 _KINDS: tuple[type[Device], ...] = (VDispl, VKbd)
 """In the order in which they are looked at: a vkb device belongs to the worker that a vdispl device has."""
+_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 _FRONT_PATH = re.compile(
     rf"/local/domain/(?P<domid>[0-9]{{1,5}})/device/(?P<kind>{'|'.join(kind.FRONTEND for kind in _KINDS)})"
     r"/(?P<number>[0-9]{1,5})/state",
@@ -143,6 +145,7 @@ class Supervisor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._events = Events()
         self._notifier = Notifier()
+        self._starving = RateLimit(1, 60.0)
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT; SIGHUP: reload()."""
@@ -150,6 +153,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self.reload)
+        loop.set_exception_handler(self._on_loop_error)
         answers = {"status": self.status, "domains": self.domains}
         with Instance(self._config.control_socket):
             streams = {"watch": self.watch}
@@ -188,7 +192,7 @@ class Supervisor:
         self._notifier.say(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             config = self._load()
-        except UserError as error:
+        except (UserError, OSError) as error:
             log.error("configuration not changed", extra=fields(reason=error))
         else:
             if config.control_socket != self._config.control_socket:
@@ -197,6 +201,14 @@ class Supervisor:
             log.info("configuration read again: it holds for workers that start from now on")
         finally:
             self._notifier.say("READY=1")
+
+    def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """asyncio tries accept() again by itself, each second, and reports it up to a hundred times."""
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in _NO_DESCRIPTOR:
+            loop.default_exception_handler(context)
+        elif self._starving.allow(loop.time()):
+            log.error("no descriptor left: who asks for the status has to wait", extra=fields(reason=error))
 
     async def _end_strangers(self) -> None:
         """Stop the units of domains that went while no supervisor ran; what fails is tried again."""
