@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,10 +25,14 @@ from test_units import SOURCE, unit
 from waiting import until, wait_until
 
 from xen_dmabuf import limits
-from xen_dmabuf.cli.query import Stream
+from xen_dmabuf.cli.query import Stream, ask
+from xen_dmabuf.errors import UserError
 from xen_dmabuf.link import messages
 from xen_dmabuf.link.messages import Hello
+from xen_dmabuf.supervisor import control
 from xen_dmabuf.supervisor.child import Child
+from xen_dmabuf.supervisor.control import ControlServer
+from xen_dmabuf.supervisor.lock import Instance
 from xen_dmabuf.supervisor.units import Units
 
 XS = """
@@ -219,6 +223,80 @@ def test_without_descriptors_no_worker_is_ended(tmp_path, caplog):
     asyncio.run(asyncio.wait_for(run(), 60))
     assert heard == [Hello(7)] and units.killed == 0
     assert caplog.messages.count("worker lost") == 1
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, files: int) -> Iterator[Callable[..., None]]:
+    """A file system of one page in ``folder`` that holds so many files; call it to change that."""
+    if os.geteuid() != 0:
+        pytest.skip("LOUD: not root; a full disk is NOT tested")
+    folder.mkdir()
+
+    def mount(files: int, *options: str) -> None:
+        words = ",".join((f"size={resource.getpagesize()}", f"nr_inodes={files + 1}", "mode=755", *options))
+        subprocess.run(["mount", "-t", "tmpfs", "-o", words, "tmpfs", str(folder)], check=True)
+
+    try:
+        mount(files)
+    except subprocess.CalledProcessError:
+        pytest.skip("LOUD: this machine lets nobody mount a tmpfs; a full disk is NOT tested")
+    try:
+        yield lambda files: mount(files, "remount")
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_costs_no_lock(tmp_path, caplog):
+    with small_disk(tmp_path / "run", 3):
+        (tmp_path / "run/full").write_bytes(bytes(resource.getpagesize()))
+        path = str(tmp_path / "run/control.sock")
+        with Instance(path), pytest.raises(UserError, match="another xen-dmabuf-backend"), Instance(path):
+            pytest.fail("two supervisors")
+    assert caplog.messages == ["own number not written"]
+    assert "make room there" in str(caplog.records[0].fields["reason"])
+
+
+def test_no_room_for_the_lock_is_said(tmp_path):
+    path = str(tmp_path / "run/control.sock")
+    with small_disk(tmp_path / "run", 0), pytest.raises(UserError, match=r"run/control.sock.lock: No space.*make room"):
+        Instance(path).__enter__()
+
+
+def test_no_room_for_the_control_socket_costs_only_the_status(tmp_path, monkeypatch, caplog):
+    """Displays are served, and the socket is there when there is room."""
+    monkeypatch.setattr(control, "_RETRY", 0.05)
+    path = str(tmp_path / "run/control.sock")
+
+    async def status() -> dict[str, int]:
+        return {"schema": 1}
+
+    async def run(grow: Callable[..., None]) -> None:
+        with Instance(path):
+            async with ControlServer(path, {"status": status}, {}):
+                assert not os.path.exists(path)
+                grow(3)
+                await until(lambda: os.path.exists(path), "the control socket")
+                assert await asyncio.to_thread(ask, path, "status") == {"schema": 1}
+            assert not os.path.exists(path)
+            grow(1)
+            async with ControlServer(path, {"status": status}, {}):
+                pass
+
+    with small_disk(tmp_path / "run", 1) as grow:
+        asyncio.run(run(grow))
+    said = "no status until there is room for its socket"
+    assert caplog.messages.count(said) == 2
+
+
+def test_output_to_a_full_disk_is_said(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(SOURCE)}
+    with supervisor(tmp_path) as running, open("/dev/full", "w") as full:
+        running.wait_for("serving")
+        for form in ("--metrics", "--watch"):
+            command = [sys.executable, "-m", "xen_dmabuf.cli", "status", "--socket", running.control, form]
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+            assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+            assert "make room" in done.stderr
 
 
 def test_no_honest_call_is_taken_for_a_hung_one():

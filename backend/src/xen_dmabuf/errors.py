@@ -40,6 +40,15 @@ class ConnectionLost(Exception):
     """There is no compositor, or it went away during the call."""
 
 
+def remedy(error: OSError, setting: str) -> str:
+    """What to do about a file that can't be made: where there is no room, another ``setting`` is no help."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "make room there (`df`, `df -i`)"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "raise LimitNOFILE= of the service, or fs.file-max"
+    return f"set {setting}"
+
+
 def oserror(code: int, path: str) -> OSError:
     """An OSError of the right subclass for ``code`` that names ``path``."""
     return OSError(code, os.strerror(code), path)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -116,18 +117,22 @@ def _control(options: argparse.Namespace) -> str:
 
 
 @contextlib.contextmanager
-def _reader_may_leave() -> Iterator[None]:
-    """As in `status | head`: that isn't an error."""
+def _printing() -> Iterator[None]:
+    """A reader that leaves, as in `status | head`, isn't an error; a file that can't be written is the user's."""
     try:
         yield
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is still in stdout's buffer
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"standard output: {error.strerror}; make room where it is written to") from error
+        if not isinstance(error, BrokenPipeError):
+            raise
 
 
 def _status(options: argparse.Namespace) -> int:
     path = _control(options)
-    with _reader_may_leave():
+    with _printing():
         if options.watch:
             from .watch import print_events
 

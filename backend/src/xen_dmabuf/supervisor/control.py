@@ -5,22 +5,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
+import logging
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, remedy
+from ..log import fields
+
+log = logging.getLogger(__name__)
 
 _SECONDS = 10.0
+_RETRY = 5.0
+_MAY_PASS = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 Answer = Callable[[], Awaitable[dict[str, Any]]]
 Stream = Callable[[], AsyncGenerator[dict[str, Any], None]]
 
 
 class ControlServer:
-    """Listens on ``path`` (mode 0600) while the context is open; removes it afterwards.
+    """Listens on ``path`` (mode 0600) while the context is open; removes it afterwards. Where there is no
+    room for it now it is made later, and displays are served meanwhile; UserError of any other reason.
 
     ``answers`` and ``streams`` name the requests, one word each. An answer is one line, a stream is
     one after the other until the asker closes its end, or says more; UserError of a stream is a line
@@ -32,24 +40,43 @@ class ControlServer:
         self._answers = answers
         self._streams = streams
         self._server: asyncio.Server | None = None
+        self._trying: asyncio.Task[None] | None = None
         self._sending: dict[asyncio.Task[None], asyncio.Task[Any]] = {}
 
     async def __aenter__(self) -> ControlServer:
+        try:
+            await self._listen()
+        except OSError as error:
+            reason = f"{error.strerror}; {remedy(error, 'control_socket')}"
+            if error.errno not in _MAY_PASS:
+                raise UserError(f"control socket {self._path}: {reason}") from error
+            log.error("no status until there is room for its socket", extra=fields(path=self._path, reason=reason))
+            self._trying = asyncio.get_running_loop().create_task(self._listen_later())
+        return self
+
+    async def _listen_later(self) -> None:
+        while self._server is None:
+            await asyncio.sleep(_RETRY)
+            with contextlib.suppress(OSError):
+                await self._listen()
+        log.info("status can be asked for", extra=fields(path=self._path))
+
+    async def _listen(self) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
         mask = os.umask(0o177)
         try:
             Path(self._path).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             self._server = await asyncio.start_unix_server(self._serve, self._path)
-        except OSError as error:
-            raise UserError(f"control socket {self._path}: {error.strerror}; set control_socket") from error
         finally:
             os.umask(mask)
-        return self
 
     async def __aexit__(self, *_exception: object) -> None:
-        assert self._server is not None
-        self._server.close()
+        if self._trying:
+            self._trying.cancel()
+            await asyncio.wait({self._trying})
+        if self._server:
+            self._server.close()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
         serving = set(self._sending.values())
