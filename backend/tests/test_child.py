@@ -121,6 +121,7 @@ class FakeUnits:
         self._server: asyncio.Server | None = None
         self.killed = 0
         self.stopped = 0
+        self.forgiven = 0
         self.heard: list[bytes] = []
 
     def socket(self, _domid: int) -> str:
@@ -150,6 +151,9 @@ class FakeUnits:
 
     async def stop(self, _domid: int) -> None:
         self.stopped += 1
+
+    async def forgive(self, _domid: int) -> None:
+        self.forgiven += 1
 
     def close(self) -> None:
         if self._server:
@@ -252,6 +256,7 @@ def test_a_successor_is_heard(tmp_path):
         worker.begin()
         await until(lambda: len(heard) == 2, "the successor's Hello")
         assert heard == [Hello(-1), Hello(7)] and len(lost) == 1
+        await until(lambda: units.forgiven == 1, "that systemd's pauses begin anew")
         worker.send(AskStatus())
         await until(lambda: len(units.heard) == 1, "what it is asked")
         await worker.stop()

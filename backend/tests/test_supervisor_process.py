@@ -62,6 +62,11 @@ MAIN = "import sys, xen_dmabuf.limits as limits; limits.STANDSTILL = 0.2; " + (
 )
 
 
+SYSTEMCTL = """#!/bin/sh
+echo "$@" >> "$XS/systemctl"
+"""
+
+
 class Running:
     """The process; ``said`` are the lines of its log so far."""
 
@@ -72,11 +77,15 @@ class Running:
         for file, text in (("xen/__init__.py", ""), ("xen/lowlevel/__init__.py", ""), ("xen/lowlevel/xs.py", XS)):
             (folder / file).write_text(text)
         os.mkfifo(folder / "fifo")
+        (folder / "bin").mkdir()
+        (folder / "bin/systemctl").write_text(SYSTEMCTL)
+        (folder / "bin/systemctl").chmod(0o755)
         self.control = str(folder / "run/control.sock")
         self.config = folder / "backend.toml"
         self.config.write_text(f'control_socket = "{self.control}"\n')
         self.said: list[str] = []
         environment = os.environ | {"PYTHONPATH": f"{folder}:{SOURCE}", "XS": str(folder)}
+        environment["PATH"] = f"{folder}/bin:{os.environ['PATH']}"
         for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC"):
             environment.pop(name, None)
         self.process = subprocess.Popen(
@@ -103,6 +112,20 @@ class Running:
 
     def count(self, text: str) -> int:
         return sum(text in line for line in self.said)
+
+    def asked(self) -> str:
+        """Of systemctl."""
+        with contextlib.suppress(FileNotFoundError):
+            return (self.folder / "systemctl").read_text()
+        return ""
+
+    def pipes(self) -> list[str]:
+        """To a child of it."""
+        folder = f"/proc/{self.process.pid}/fd"
+        numbers = [number for number in os.listdir(folder) if int(number) > 2]
+        return [
+            number for number in numbers if os.readlink(f"{folder}/{number}").startswith(("pipe:", "anon_inode:[pid"))
+        ]
 
     def poke(self) -> None:
         """A watch has fired."""
@@ -138,6 +161,7 @@ def test_the_watchdog_is_fed_by_the_loop_alone(tmp_path):
     variables = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "150000"}
     with systemd(tmp_path) as notify, supervisor(tmp_path, **variables) as running:
         words = [notify.recv(100).decode() for _ in range(5)]
+        wait_until(lambda: "reset-failed xen-dmabuf-backend.service" in running.asked(), "systemd's pauses anew")
         assert words[0] == "READY=1" and words[1:] == ["WATCHDOG=1"] * 4
         (tmp_path / "hang").touch()
         running.poke()
@@ -185,6 +209,8 @@ def test_without_descriptors_the_supervisor_lives_on(tmp_path):
     with systemd(tmp_path) as notify, supervisor(tmp_path, **variables) as running:
         running.wait_for("serving")
         pid = running.process.pid
+        wait_until(running.asked, "systemctl")
+        wait_until(lambda: not running.pipes(), "its end")  # what it closes later would be free
         with contextlib.ExitStack() as asking:
             with starved(pid):
                 asked = asking.enter_context(Stream(running.control, "domains"))
@@ -243,7 +269,7 @@ def small_disk(folder: Path, files: int) -> Iterator[Callable[..., None]]:
     try:
         yield lambda files: mount(files, "remount")
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def test_a_full_disk_costs_no_lock(tmp_path, caplog):
@@ -297,6 +323,16 @@ def test_output_to_a_full_disk_is_said(tmp_path):
             done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, check=False)
             assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
             assert "make room" in done.stderr
+
+
+def test_a_start_with_an_error_in_a_drop_in_says_what_happens_now(tmp_path):
+    (tmp_path / "backend.toml.d").mkdir()
+    (tmp_path / "backend.toml.d/1.toml").write_text("[quota.domu]\nbuffers = 0\n")
+    with supervisor(tmp_path) as running:
+        assert running.process.wait(60) == 2
+        running.wait_for("1.toml: quota.domu.buffers: 0 is not within 1 to")
+        assert len(running.said) == 1 and "systemd tries again" in running.said[0]
+        assert running.asked() == "", "its pauses go on growing"
 
 
 def test_no_honest_call_is_taken_for_a_hung_one():

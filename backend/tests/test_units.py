@@ -24,6 +24,7 @@ from pathlib import Path
 import pytest
 from waiting import wait_until
 
+from xen_dmabuf import limits
 from xen_dmabuf.config import Quota
 from xen_dmabuf.errors import UserError
 from xen_dmabuf.link import messages
@@ -71,6 +72,8 @@ def test_what_systemctl_is_asked(systemctl):
         await units.kill(3)
         assert await units.running() == {3, 12}
         await units.stop(3)
+        await units.forgive(3)
+        await units.forgive()
 
     asyncio.run(run())
     assert asked() == [
@@ -79,6 +82,8 @@ def test_what_systemctl_is_asked(systemctl):
         "list-units --plain --no-legend --all xen-dmabuf-worker@*",
         "stop xen-dmabuf-worker@3.socket xen-dmabuf-worker@3.service",
         "reset-failed xen-dmabuf-worker@3.socket xen-dmabuf-worker@3.service",
+        "reset-failed xen-dmabuf-worker@3.service",
+        "reset-failed xen-dmabuf-backend.service xen-dmabuf-worker@*.service",
     ]
 
 
@@ -132,6 +137,24 @@ def test_a_worker_is_confined_watched_and_alone():
     link = unit("xen-dmabuf-worker@.socket")
     assert link["SocketMode"] == ["0600"] and link["FileDescriptorName"] == ["link"]
     assert link["ListenStream"] == [Units().socket(0).replace("0.sock", "%i.sock")]
+
+
+def seconds(text: str) -> float:
+    return float(text.removesuffix("ms")) / 1000 if text.endswith("ms") else float(text)
+
+
+@pytest.mark.parametrize("name", ["xen-dmabuf-backend.service", "xen-dmabuf-worker@.service"])
+def test_what_never_comes_to_serve_is_restarted_ever_later(name):
+    """The pauses as systemd.service(5) has them: from RestartSec= to RestartMaxDelaySec= in RestartSteps=."""
+    settings = unit(name)
+    first, last = (seconds(*settings[key]) for key in ("RestartSec", "RestartMaxDelaySec"))
+    steps = int(*settings["RestartSteps"])
+    pauses = [first * (last / first) ** (number / steps) for number in range(steps + 1)]
+    assert settings["Restart"] == ["always"] and settings["StartLimitIntervalSec"] == ["0"], "it is never given up"
+    assert first > 0, "systemd has no steps from 0 on"
+    assert last >= 30
+    if "worker" in name:
+        assert sum(pauses[:5]) < 0.5 < limits.EVENT - limits.TAKE_OVER, "a guest doesn't notice some restarts in a row"
 
 
 def test_what_the_largest_quota_allows_outlives_a_worker():

@@ -21,6 +21,11 @@ class Notifier:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) if self._address else None
         self._feeding: asyncio.TimerHandle | None = None
 
+    @property
+    def heard(self) -> bool:
+        """Whether systemd started this process."""
+        return self._socket is not None
+
     def say(self, text: str) -> None:
         if self._socket:
             with contextlib.suppress(OSError):  # there is nobody else to be told

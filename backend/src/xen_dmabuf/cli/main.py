@@ -107,7 +107,13 @@ def _run(options: argparse.Namespace) -> int:
         with Standstill():
             await Supervisor(config, XenStore(), load, Units()).run()
 
-    config = load()
+    try:
+        config = load()
+    except UserError as error:
+        raise UserError(
+            f"not started: {error}; repair it and `systemctl restart xen-dmabuf-backend`, or wait: systemd tries again,"
+            " each minute at last, and guests draw on meanwhile"
+        ) from error
     asyncio.run(serve())
     return 0
 

@@ -49,6 +49,8 @@ class Child:
         self._on_lost = on_lost
         self._writer: asyncio.StreamWriter | None = None
         self._task: asyncio.Task[None] | None = None
+        self._served = False
+        self._forgiving: asyncio.Task[None] | None = None
 
     @property
     def pid(self) -> int:
@@ -105,6 +107,9 @@ class Child:
             hello = messages.parse(line, (Hello,))
             self._writer = writer
             self._on_message(hello)
+            if self._served:
+                self._forgiving = asyncio.get_running_loop().create_task(self._forgive())
+            self._served = True
             while line := await self._readline(reader):
                 if not rate.allow(asyncio.get_running_loop().time()):
                     raise CodecError(f"more than {_MESSAGES} messages in {_PERIOD:.0f} s")
@@ -131,6 +136,13 @@ class Child:
         except ValueError as error:  # asyncio's word for a line beyond the limit
             raise CodecError(str(error)) from error
 
+    async def _forgive(self) -> None:
+        """A successor has come so far as to serve."""
+        try:
+            await self._units.forgive(self.domid)
+        except OSError as error:
+            log.warning("worker's next restart may be late", extra=fields(domid=self.domid, reason=error))
+
     async def _kill(self) -> None:
         try:
             await self._units.kill(self.domid)
@@ -151,6 +163,7 @@ class Child:
 
     def leave(self) -> None:
         """Give up the link; the worker goes on."""
-        task, self._task = self._task, None
-        if task:
-            task.cancel()
+        for task in (self._task, self._forgiving):
+            if task:
+                task.cancel()
+        self._task = None

@@ -166,6 +166,7 @@ class Supervisor:
                 self._notifier.say("READY=1")
                 self._notifier.feed()
                 log.info("serving", extra=fields(path=", ".join(self.folders)))
+                self._spawn(self._forgive())
                 self._spawn(self._end_strangers())
                 await self._stopping.wait()
                 self._notifier.say("STOPPING=1")
@@ -201,6 +202,15 @@ class Supervisor:
             log.info("configuration read again: it holds for workers that start from now on")
         finally:
             self._notifier.say("READY=1")
+
+    async def _forgive(self) -> None:
+        """This start was a good one: the next is as quick as the first."""
+        if not self._notifier.heard:
+            return
+        try:
+            await self._units.forgive()
+        except OSError as error:
+            log.warning("the next restart may be late", extra=fields(reason=error))
 
     def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """asyncio tries accept() again by itself, each second, and reports it up to a hundred times."""

@@ -14,6 +14,7 @@ import re
 from pathlib import Path
 
 SOCKETS = "/run/xen-dmabuf/worker"
+SERVICE = "xen-dmabuf-backend.service"
 _NAME = "xen-dmabuf-worker@{}"
 _UNIT = re.compile(r"xen-dmabuf-worker@([0-9]{1,5})\.(?:socket|service)", re.ASCII)
 _SECONDS = 60.0
@@ -61,6 +62,14 @@ class Units:
             with contextlib.suppress(OSError):
                 await self._call("reset-failed", name + ".socket", name + ".service")
         self._locks.pop(domid, None)
+
+    async def forgive(self, domid: int | None = None) -> None:
+        """Let systemd begin anew with the pauses before a restart (RestartSteps=), which only ever grow: what was
+        restarted has come to serve. Without a domain: the supervisor's, and all workers'."""
+        if domid is None:
+            await self._call("reset-failed", SERVICE, _NAME.format("*") + ".service")
+        else:
+            await self._call("reset-failed", _NAME.format(domid) + ".service")
 
     async def running(self) -> set[int]:
         """The domains for which there is a unit."""
