@@ -23,10 +23,13 @@ FRONT = "/local/domain/3/device/vdispl/0"
 
 
 class FakeStore:
-    """xenstored in a dictionary; watches are delivered by deliver()."""
+    """xenstored in a dictionary, as domain ``own`` sees it; watches are delivered by deliver()."""
 
-    def __init__(self) -> None:
-        self.nodes = {"/local/domain/0/domid": "0"}
+    def __init__(self, own: int = 0) -> None:
+        self._own = own
+        self.back = f"/local/domain/{own}/backend/vdispl/3/0"
+        self.input_back = f"/local/domain/{own}/backend/vinput/3/0"
+        self.nodes = {f"/local/domain/{own}/domid": str(own)}
         self.watches: list[str] = []
         self.queue: deque[str] = deque()
         self.on_change = lambda path: None
@@ -42,7 +45,7 @@ class FakeStore:
 
     def write(self, path, value):
         self.nodes[path] = value
-        if path == f"{BACK}/state":
+        if path == f"{self.back}/state":
             self.history.append(value)
         self._changed(path)
 
@@ -53,7 +56,7 @@ class FakeStore:
         return True
 
     def own_domid(self):
-        return 0
+        return self._own
 
     def remove(self, path):
         for node in [node for node in self.nodes if node == path or node.startswith(path + "/")]:
@@ -171,14 +174,14 @@ class Mainline:
         self.state = 1
         self._say(1)
         self.store.on_change = self._watch
-        self._watch(f"{BACK}/state")
+        self._watch(f"{self.store.back}/state")
 
     def _say(self, state):
         self.state = state
         self.store.write(f"{FRONT}/state", str(state))
 
     def _watch(self, path):
-        if path == f"{BACK}/state" and not self.scheduled:
+        if path == f"{self.store.back}/state" and not self.scheduled:
             self.scheduled = True
             asyncio.get_running_loop().call_soon(self._changed)
 
@@ -190,7 +193,7 @@ class Mainline:
 
     def _changed(self):
         self.scheduled = False
-        back = int(self.store.nodes.get(f"{BACK}/state", "0"))
+        back = int(self.store.nodes.get(f"{self.store.back}/state", "0"))
         if back == 1:
             if self.state != 7:
                 self._disconnect()
@@ -219,10 +222,10 @@ def toolstack_creates(store: FakeStore) -> None:
     store.nodes |= {
         "/local/domain/3/domid": "3",
         "/local/domain/3/name": "domu",
-        f"{BACK}/frontend": FRONT,
-        f"{BACK}/frontend-id": "3",
-        f"{BACK}/online": "1",
-        f"{BACK}/state": "1",
+        f"{store.back}/frontend": FRONT,
+        f"{store.back}/frontend-id": "3",
+        f"{store.back}/online": "1",
+        f"{store.back}/state": "1",
         f"{FRONT}/state": "1",
         f"{FRONT}/be-alloc": "0",
         f"{FRONT}/0/resolution": "640x480",
@@ -230,7 +233,7 @@ def toolstack_creates(store: FakeStore) -> None:
         f"{FRONT}/1/resolution": "320x240",
         f"{FRONT}/1/unique-id": "id1",
     }
-    store._changed(BACK)
+    store._changed(store.back)
 
 
 @pytest.fixture(autouse=True)
@@ -264,7 +267,7 @@ async def running(store: FakeStore, load=Config, units=None):
 
 
 def states(store: FakeStore) -> tuple[str | None, str | None]:
-    return store.read(f"{BACK}/state"), store.read(f"{FRONT}/state")
+    return store.read(f"{store.back}/state"), store.read(f"{FRONT}/state")
 
 
 async def connect(store: FakeStore) -> Mainline:

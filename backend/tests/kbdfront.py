@@ -23,14 +23,14 @@ class Kbdfront:
 
         def watch(path: str) -> None:
             before(path)
-            if path == f"{BACK}/state" and self.bound:
+            if path == f"{store.input_back}/state" and self.bound:
                 asyncio.get_running_loop().call_soon(self._changed)
 
         store.on_change = watch
 
     def probe(self) -> None:
         for feature in ("abs-pointer", "multi-touch"):
-            if self.store.read(f"{BACK}/feature-{feature}") == "1":
+            if self.store.read(f"{self.store.input_back}/feature-{feature}") == "1":
                 self.store.write(f"{FRONT}/request-{feature}", "1")
         self.connect()
         self.bound = True
@@ -59,7 +59,7 @@ class Kbdfront:
             self.store.write(f"{FRONT}/state", str(state))
 
     def _changed(self) -> None:
-        back = int(self.store.nodes.get(f"{BACK}/state", "0"))
+        back = int(self.store.nodes.get(f"{self.store.input_back}/state", "0"))
         if back in (2, 4):
             self._say(4)
         elif back in (5, 6):
@@ -71,11 +71,11 @@ def toolstack_adds_input(store: FakeStore, **nodes: str) -> None:
     store.nodes |= {
         "/local/domain/3/domid": "3",
         "/local/domain/3/name": "domu",
-        f"{BACK}/frontend": FRONT,
-        f"{BACK}/frontend-id": "3",
-        f"{BACK}/online": "1",
-        f"{BACK}/state": "1",
+        f"{store.input_back}/frontend": FRONT,
+        f"{store.input_back}/frontend-id": "3",
+        f"{store.input_back}/online": "1",
+        f"{store.input_back}/state": "1",
         f"{FRONT}/state": "1",
     }
-    store.nodes |= {f"{BACK}/{name.replace('_', '-')}": value for name, value in nodes.items()}
-    store._changed(BACK)
+    store.nodes |= {f"{store.input_back}/{name.replace('_', '-')}": value for name, value in nodes.items()}
+    store._changed(store.input_back)

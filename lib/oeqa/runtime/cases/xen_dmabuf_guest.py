@@ -189,7 +189,7 @@ class XenDmabufGuestTest(XenDmabufGuestPatternCase):
         """Bound to a backend that doesn't offer version 2 the driver takes its choice back, and asks for no EDID."""
         domu = self.guest(options=None)
         self.assertEqual(self.version(domu), "2")
-        offer = f"/local/domain/0/backend/vdispl/{domu.domid}/0/versions"
+        offer = f"{self.dom0.backend_node('vdispl', domu.domid)}/versions"
         usual = self.dom0.run(f"xenstore-read {offer}").strip()
         for versions, version, size in (("1", "", 0), (usual, "2", 128)):
             domu.unbind()

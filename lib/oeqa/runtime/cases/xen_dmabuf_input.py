@@ -169,7 +169,7 @@ class XenDmabufInputTest(XenDmabufCase):
         domu = self.domu("xen-dmabuf-keys", 8)
         domu.create(size="320x240", vkb=self._vkb(320, 240), paused=True, **series)
         # the backend refuses such a device, so it is told when the backend has looked and the frontend hasn't
-        backend = f"/local/domain/0/backend/vinput/{domu.domid}/0"
+        backend = self.dom0.backend_node("vinput", domu.domid)
         poll(lambda: self.dom0.run(f"xenstore-read {backend}/state").strip() == "2", SECONDS, "the backend's waiting")
         self.dom0.run(f"xenstore-write {backend}/feature-disable-pointer 1; xl unpause {domu.name}")
         domu.wait_for_start()

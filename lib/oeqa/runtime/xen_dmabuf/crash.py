@@ -94,7 +94,7 @@ def _destroy(domu: DomU) -> str:
     if not domu.stopped:
         return f"xl destroy {domu.domid}"
     # the toolstack gives a backend 10 s: its worker goes on as soon as it has been asked
-    node = f"/local/domain/0/backend/vdispl/{domu.domid}/0/state"
+    node = f"{domu.dom0.backend_node('vdispl', domu.domid)}/state"
     return f'xl destroy {domu.domid} & while [ "$(xenstore-read {node})" = 4 ]; do :; done; {_go_on(domu)}; wait $!'
 
 

@@ -242,6 +242,15 @@ class Dom0:
         if status:
             raise AssertionError(f"domains {sorted(domids)} are not gone {output}")
 
+    @functools.cached_property
+    def domid(self) -> int:
+        """The number of the domain that this is."""
+        return int(self.run("xenstore-read domid"))
+
+    def backend_node(self, kind: str, domid: int, number: int = 0) -> str:
+        """Where the backend of a domain's device is in XenStore; ``kind``: vdispl or vinput."""
+        return f"/local/domain/{self.domid}/backend/{kind}/{domid}/{number}"
+
     def grant_tables(self) -> list[str]:
         """Xen's grant tables (debug key g), as lines. Xen prints them in one call: its ring must have room for all."""
         text = self.run("xl debug-keys g; xl dmesg -c")
@@ -261,7 +270,7 @@ class Dom0:
             head = re.search(r"grant-table for remote d(\d+)", line)
             if head:
                 domid = int(head[1])
-            elif re.search(r"\[0x[0-9a-f]+\]\s+0\s", line):
+            elif re.search(rf"\[0x[0-9a-f]+\]\s+{self.domid}\s", line):
                 mapped[domid] = mapped.get(domid, 0) + 1
         return mapped
 
@@ -272,7 +281,7 @@ class Dom0:
     def maptrack_frames(self) -> int:
         """Pages in which Xen notes what Dom0 has mapped, 256 grants in each; they are never given back."""
         lines = self.grant_tables()
-        (own,) = [i for i, line in enumerate(lines) if re.search(r"grant-table for remote d0\b", line)]
+        (own,) = [i for i, line in enumerate(lines) if re.search(rf"grant-table for remote d{self.domid}\b", line)]
         return int(found(r"(\d+) maptrack frames", lines[own + 1])[1])
 
     def memory(self) -> tuple[int, int]:
