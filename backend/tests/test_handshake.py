@@ -41,6 +41,7 @@ from xen_dmabuf.link.messages import (
     Report,
     WorkerStatus,
 )
+from xen_dmabuf.supervisor import device as device_module
 from xen_dmabuf.supervisor import supervisor as supervisor_module
 from xen_dmabuf.supervisor.handshake import Action, Link, State, View, decide
 from xen_dmabuf.supervisor.supervisor import Supervisor
@@ -418,6 +419,38 @@ def test_watch_of_a_device_that_could_not_be_made_is_given_back(monkeypatch):
             toolstack_creates(store)
             await connect(store)
             assert store.watches.count(f"{FRONT}/state") == 1
+
+    asyncio.run(run())
+
+
+def test_a_device_that_could_not_be_forgotten_connects_in_the_next_ones_place(monkeypatch):
+    """It connected too often and waits; it is removed, XenStore fails, and the toolstack has made another meanwhile."""
+    monkeypatch.setattr(device_module, "_CONNECT_BURST", 1)
+    monkeypatch.setattr(device_module, "_CONNECT_WINDOW", 0.5)
+    monkeypatch.setattr(supervisor_module, "_RETRY", 0.05)  # done before it may connect
+
+    async def run():
+        store = FakeStore()
+        remove = store.remove
+
+        def failing(_path):
+            monkeypatch.setattr(store, "remove", remove)
+            toolstack_creates(store)
+            raise OSError(12, "XenStore")
+
+        async with running(store) as supervisor:
+            toolstack_creates(store)
+            mainline = await connect(store)
+            mainline.boot()
+            device = supervisor._domains[3].devices[0]
+            await until(lambda: device._retry, "that the frontend has to wait")
+            monkeypatch.setattr(store, "remove", failing)
+            for path in [path for path in store.nodes if path.startswith((BACK, FRONT))]:
+                del store.nodes[path]
+            store._changed(BACK)
+            await until(lambda: states(store)[0] == "2", "InitWait in the next one's place")
+            assert supervisor._domains[3].devices[0] is device
+            await connect(store)
 
     asyncio.run(run())
 

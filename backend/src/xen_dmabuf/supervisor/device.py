@@ -285,18 +285,20 @@ class Device:
         self._failed_front = self.front
 
     def forget(self) -> None:
-        """The toolstack has removed the device. OSError: it can be called again."""
-        self.end()
+        """The toolstack has removed the device. OSError: it can be called again, or go on where the toolstack has
+        made another in its place: its timers run on."""
         if not self.forgotten:
             self._store.remove(self._error)
             self._store.unwatch(self.front_watch)
             self.forgotten = True
+        self.end()
 
     def end(self) -> None:
         """No timer of it calls any more; XenStore stays as it is."""
         for timer in (self._reopen, self._retry, self._deadline):
             if timer:
                 timer.cancel()
+        self._reopen = self._retry = self._deadline = None
 
     # -- what the worker says
 
