@@ -24,7 +24,7 @@ from pathlib import Path
 import pytest
 from waiting import wait_until
 
-from xen_dmabuf import limits
+from xen_dmabuf import limits, log
 from xen_dmabuf.config import Quota
 from xen_dmabuf.errors import UserError
 from xen_dmabuf.link import messages
@@ -372,30 +372,118 @@ def test_the_lock_ends_with_its_process(tmp_path):
 # -- the journal
 
 
-def test_lines_reach_the_journal_with_their_fields(monkeypatch):
-    from systemd import journal
+class Journald:
+    """Its end of the socket."""
 
-    from xen_dmabuf import log
+    def __init__(self, path, monkeypatch) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(str(path))
+        self.socket.setblocking(False)
+        monkeypatch.setattr(log, "_SOCKET", str(path))
 
-    sent: list[str] = []
-    monkeypatch.setattr(journal, "sendv", lambda *words: sent.extend(words))
+    def read(self) -> list[dict[str, str]]:
+        """The fields of all that it was sent."""
+        found = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                found.append(self._fields(self.socket.recv(1 << 16)))
+        return found
+
+    @staticmethod
+    def _fields(data: bytes) -> dict[str, str]:
+        fields = {}
+        while data:
+            name, _line, data = data.partition(b"\n")
+            end = 8 + int.from_bytes(data[:8], "little")
+            fields[name.decode()] = data[8:end].decode()
+            assert data[end : end + 1] == b"\n"
+            data = data[end + 1 :]
+        return fields
+
+
+@pytest.fixture
+def journald(tmp_path, monkeypatch):
+    served = Journald(tmp_path / "journal", monkeypatch)
+    yield served
+    served.socket.close()
+
+
+@pytest.fixture
+def logger():
+    """Its only handler is the journal's."""
     logger = logging.getLogger("xen_dmabuf.test")
-    handler = log._Journal(journal.send)
+    handler = log._Journal()
     logger.addHandler(handler)
-    try:
-        logger.warning("device refused", extra=log.fields(domain="d u", domid=3, reason="no\x1b"))
-    finally:
-        logger.removeHandler(handler)
-    assert 'MESSAGE=xen_dmabuf.test: device refused domain="d u" domid=3 reason="no\\u001b"' in sent
-    assert {"PRIORITY=4", "XEN_DMABUF_DOMAIN=d u", "XEN_DMABUF_DOMID=3"} <= set(sent)
+    logger.propagate = False
+    yield logger
+    logger.propagate = True
+    logger.removeHandler(handler)
+    handler.close()
 
 
-def test_a_journal_that_is_gone_loses_no_line(capsys):
-    from xen_dmabuf import log
+def test_lines_reach_the_journal_with_their_fields(journald, logger):
+    logger.warning("device refused", extra=log.fields(domain="d u", domid=3, reason="no\x1b\ud800\n<0>"))
+    (sent,) = journald.read()
+    assert sent["MESSAGE"].startswith('xen_dmabuf.test: device refused domain="d u" domid=3 reason="no\\u001b')
+    assert sent["PRIORITY"] == "4" and sent["XEN_DMABUF_DOMAIN"] == "d u" and sent["XEN_DMABUF_DOMID"] == "3"
+    assert sent["XEN_DMABUF_REASON"] == "no\x1b\\ud800\n<0>"
 
-    def refuse(*_words, **_named):
-        raise ConnectionRefusedError(111, "journald is stopped")
 
-    record = logging.LogRecord("xen_dmabuf", logging.ERROR, "file", 1, "a line", (), None)
-    log._Journal(refuse).emit(record)
+def test_a_journal_that_is_gone_loses_no_line(journald, logger, capsys):
+    journald.socket.close()
+    logger.error("a line")
     assert "a line" in capsys.readouterr().err
+
+
+def test_nobody_who_logs_hears_that_nobody_listens(journald, logger, monkeypatch):
+    """journald is stopped, and stderr was its stream."""
+    journald.socket.close()
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w", buffering=1) as stderr:
+        monkeypatch.setattr("sys.stderr", stderr)
+        logger.error("a line")
+        monkeypatch.undo()
+        with contextlib.suppress(BrokenPipeError):
+            stderr.close()
+
+
+def test_a_journald_that_stands_still_stops_nobody_and_hears_what_it_missed(journald, logger):
+    for number in range(10_000):
+        logger.warning("line %d", number, extra=log.fields(reason="x" * 100))
+        if logger.handlers[0]._lost == 3:
+            break
+    assert logger.handlers[0]._lost == 3, "its queue has an end"
+    taken = len(journald.read())
+    logger.warning("it goes on")
+    told, last = journald.read()
+    assert taken + 3 == number + 1
+    assert told["MESSAGE"] == "xen_dmabuf.log: 3 lines lost: journald took none" and told["PRIORITY"] == "4"
+    assert last["MESSAGE"] == "xen_dmabuf.test: it goes on"
+
+
+def test_the_journal_is_used_if_stderr_leads_there(journald, monkeypatch):
+    """Once as systemd starts a unit, and once with stderr somewhere else."""
+    script = (
+        "import logging, sys; sys.path.insert(0, sys.argv[1]); from xen_dmabuf import log; "
+        "log._SOCKET = sys.argv[2]; log.setup('info'); logging.warning('said'); "
+        "import os; print(os.get_blocking(2))"
+    )
+    sources = str(Path(log.__file__).parent.parent)
+    for named, journal in ((True, True), (False, False)):
+        reading, writing = os.pipe()
+        status = os.fstat(writing)
+        stream = f"{status.st_dev}:{status.st_ino if named else 1}"
+        done = subprocess.run(
+            [sys.executable, "-c", script, sources, log._SOCKET],
+            env=os.environ | {"JOURNAL_STREAM": stream},
+            stdout=subprocess.PIPE,
+            stderr=writing,
+            check=True,
+            text=True,
+        )
+        os.close(writing)
+        with os.fdopen(reading) as stderr:
+            assert stderr.read() == ("" if journal else "<4>root: said\n")
+        assert [sent["MESSAGE"] for sent in journald.read()] == ["root: said"] * journal
+        assert done.stdout.strip() == str(not journal)

@@ -7,12 +7,15 @@ journalctl XEN_DMABUF_DOMAIN=domu
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import socket
 import sys
-from collections.abc import Callable
 
+_STDERR = 2
+_SOCKET = "/run/systemd/journal/socket"
 _PRIORITY = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
 
 
@@ -48,43 +51,84 @@ class _Formatter(logging.Formatter):
 
 
 def setup(level: str) -> None:
-    """Log to stderr; with the journal's priority prefix unless stderr is a terminal."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter(journal=not sys.stderr.isatty()))
+    """Log to the journal if it is what stderr leads to, else to stderr."""
+    handler: logging.Handler
+    if _stderr_is_journal():
+        with contextlib.suppress(OSError):
+            os.set_blocking(_STDERR, False)  # of this unit's own stream: a journal that stands still stops nobody
+        handler = _Journal()
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(_Formatter(journal=not (sys.stderr and sys.stderr.isatty())))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
-class _Journal(logging.Handler):
-    """Sends what a line has to journald as fields, too; a line that it doesn't take goes to stderr."""
+def _stderr_is_journal() -> bool:
+    """systemd.exec(5), JOURNAL_STREAM: the stream that systemd gave may have been replaced."""
+    try:
+        status = os.fstat(_STDERR)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
-    def __init__(self, send: Callable[..., None]) -> None:
+
+def to_stderr(text: str) -> None:
+    """A line for whoever reads it; nothing if nobody can."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
+
+
+class _Journal(logging.Handler):
+    """Sends a line with its fields to journald, or without them to stderr.
+
+    sd_journal_send(3) waits while journald doesn't read: then no DomU would be served. So this writes
+    journald's datagrams itself (systemd.io/JOURNAL_NATIVE_PROTOCOL) and counts what finds no room.
+    """
+
+    def __init__(self) -> None:
         super().__init__()
-        self._send = send
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        self._lost = 0
         self.setFormatter(_Formatter(journal=False, prefix=False))
 
+    def close(self) -> None:
+        self._socket.close()
+        super().close()
+
     def emit(self, record: logging.LogRecord) -> None:
-        named = {f"XEN_DMABUF_{key.upper()}": str(value) for key, value in getattr(record, "fields", {}).items()}
         try:
-            self._send(
+            named = {f"XEN_DMABUF_{key.upper()}": value for key, value in getattr(record, "fields", {}).items()}
+            self._tell(
                 f"{record.name}: {self.format(record)}",
-                PRIORITY=str(_PRIORITY.get(record.levelname, 6)),
+                PRIORITY=_PRIORITY.get(record.levelname, 6),
                 CODE_FILE=record.pathname,
                 CODE_LINE=record.lineno,
                 CODE_FUNC=record.funcName,
                 **named,
             )
+        except Exception:  # whoever logs has other things to do
+            self.handleError(record)
+
+    def _tell(self, message: str, **named: object) -> None:
+        try:
+            if self._lost:
+                self._send(MESSAGE=f"{__name__}: {self._lost} lines lost: journald took none", PRIORITY=4)
+                self._lost = 0
+            self._send(MESSAGE=message, **named)
+        except BlockingIOError:
+            self._lost += 1
         except OSError:
-            print(self.format(record), file=sys.stderr)
+            to_stderr(message)
+
+    def _send(self, **named: object) -> None:
+        named["SYSLOG_IDENTIFIER"] = "xen-dmabuf"
+        self._socket.sendto(b"".join(_entry(name, str(value)) for name, value in named.items()), _SOCKET)
 
 
-def to_journal() -> None:
-    """From now on with fields, if stderr is the journal. Loads what takes a tenth of a second: a
-    worker does it when it serves."""
-    if "JOURNAL_STREAM" not in os.environ:
-        return
-    from systemd import journal
-
-    logging.getLogger().handlers[:] = [_Journal(journal.send)]
+def _entry(name: str, value: str) -> bytes:
+    """One field of the journal, whatever is in its value."""
+    data = value.encode(errors="backslashreplace")
+    return name.encode() + b"\n" + len(data).to_bytes(8, "little") + data + b"\n"
 
 
 def set_level(level: str) -> None:

@@ -100,7 +100,6 @@ def _run(options: argparse.Namespace) -> int:
     def load() -> Config:
         config = _configuration(options)
         logs.setup(options.log_level or config.log_level)
-        logs.to_journal()
         return config
 
     async def serve() -> None:

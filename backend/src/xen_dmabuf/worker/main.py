@@ -70,7 +70,6 @@ class Control:
         # not start_unix_server(): it looks for the socket's file, which only root may see
         server = await asyncio.start_server(self._serve, sock=listening, limit=messages.LONGEST)
         notifier.say("READY=1")
-        await loop.run_in_executor(None, logs.to_journal)
         await self._ending.wait()
         server.close()
         notifier.close()
