@@ -10,11 +10,13 @@ import asyncio
 import configparser
 import contextlib
 import dataclasses
+import errno
 import logging
 import os
 import resource
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -29,10 +31,11 @@ from xen_dmabuf.config import Quota
 from xen_dmabuf.errors import UserError
 from xen_dmabuf.link import messages
 from xen_dmabuf.link.messages import AskStatus, Hello, Report, Start
+from xen_dmabuf.linux import process
 from xen_dmabuf.supervisor import units as units_module
 from xen_dmabuf.supervisor.lock import Instance
 from xen_dmabuf.supervisor.units import Units
-from xen_dmabuf.worker import displaybuffers, received, statefile, store
+from xen_dmabuf.worker import displaybuffers, main, received, statefile, store
 from xen_dmabuf.worker.state import StoredFramebuffer, pack
 from xen_dmabuf.worker.store import FdStore
 
@@ -367,6 +370,107 @@ def test_the_lock_ends_with_its_process(tmp_path):
     os.waitpid(child, 0)
     with Instance(path):
         pass
+
+
+# -- what a worker may start
+
+
+def in_a_process(code: str, *arguments: str) -> str:
+    """What fresh Python prints."""
+    script = f"import sys; sys.path.insert(0, {str(SOURCE)!r}); from xen_dmabuf.linux import process; {code}"
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "os.fork()",
+        "os.execv(sys.executable, ['python'])",
+        "os.posix_spawn(sys.executable, ['python'], {})",
+        "subprocess.run([sys.executable])",
+        "os.execve(os.open(sys.executable, os.O_RDONLY), ['python'], {})",
+    ],
+)
+def test_no_process_and_no_program_is_started(start):
+    code = (
+        f"import os, subprocess; process.forbid_processes()\ntry: {start}\nexcept OSError as error: print(error.errno)"
+    )
+    assert in_a_process(code) == str(errno.EPERM)
+
+
+def test_threads_and_mesa_go_on_without_processes():
+    """Threads that were started before are free, so this comes first in a worker."""
+    code = """
+process.forbid_processes()
+import concurrent.futures, ctypes, ctypes.util, os
+with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    print(sum(pool.map(lambda number: number, range(5))), pool.submit(os.cpu_count).result() > 0)
+def forked():
+    try: os.fork()
+    except OSError as error: return error.errno
+with concurrent.futures.ThreadPoolExecutor(1) as pool:
+    print(pool.submit(forked).result())
+try: ctypes.CDLL("libgbm.so.1")
+except OSError as error: print(0 if "cannot open shared object" in str(error) else error)
+else: print(0)
+"""
+    assert in_a_process(code).split() == ["10", "True", str(errno.EPERM), "0"]
+
+
+def test_a_worker_starts_threads_only(tmp_path):
+    with worker_process(tmp_path) as (process, path), linked(path) as stream:
+        heard(stream)
+        status = Path(f"/proc/{process.pid}/status").read_text()
+    own = Path("/proc/self/status").read_text()
+    before, after = (int(text.partition("Seccomp_filters:")[2].split()[0]) for text in (own, status))
+    assert after == before + 1
+    assert "Seccomp:\t2" in status
+
+
+def test_a_kernel_without_filters_is_told_and_the_worker_goes_on(monkeypatch, caplog):
+    def missing() -> None:
+        raise OSError(errno.EINVAL, "Invalid argument", "prctl")
+
+    monkeypatch.setattr(process, "forbid_inspection", lambda: None)
+    monkeypatch.setattr(process, "forbid_processes", missing)
+    main._confine(5)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and "lets a worker start processes" in record.message
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_the_filter_knows_its_machine(machine):
+    """Run by hand: what the kernel of either machine would answer."""
+    numbers = {"x86_64": {"fork": 57, "vfork": 58, "execve": 59, "execveat": 322, "clone": 56, "read": 0}}
+    numbers["aarch64"] = {"execve": 221, "execveat": 281, "clone": 220, "read": 63}
+    audit = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}[machine]
+    code = process._filter(process._MACHINES[machine])
+    refused, unknown, allowed = (0x50000 | errno.EPERM), (0x50000 | errno.ENOSYS), 0x7FFF0000
+
+    def answer(number: int, flags: int = 0, arch: int = audit) -> int:
+        data = struct.pack("<iIQ6Q", number, arch, 0, flags, *[0] * 5)
+        place = value = 0
+        while True:
+            operation, yes, no, constant = struct.unpack_from("<HBBI", code, place * 8)
+            place += 1
+            if operation == 0x06:
+                return constant
+            if operation == 0x20:
+                (value,) = struct.unpack_from("<I", data, constant)
+                continue
+            test = {0x15: value == constant, 0x35: value >= constant, 0x45: value & constant}[operation]
+            place += yes if test else no
+
+    own = numbers[machine]
+    assert {name: answer(number) for name, number in own.items() if name != "read"} == dict.fromkeys(
+        own.keys() - {"read"}, refused
+    )
+    assert answer(own["clone"], 0x3D0F00) == allowed == answer(own["read"])
+    assert answer(435) == unknown
+    assert answer(own["read"], arch=0x40000003) == refused, "another architecture's calls"
+    assert answer(own["read"] | 0x40000000) == refused, "x32"
 
 
 # -- the journal

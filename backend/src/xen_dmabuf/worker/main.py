@@ -164,11 +164,20 @@ async def _run(domid: int, files: dict[str, int]) -> int:
     return await control.run(socket.socket(fileno=listening))
 
 
+def _confine(domid: int) -> None:
+    """What the unit can't do, before there is another thread."""
+    process.forbid_inspection()
+    try:
+        process.forbid_processes()
+    except OSError as error:
+        log.warning("this kernel lets a worker start processes", extra=fields(domid=domid, reason=error))
+
+
 def main(domid: int, files: dict[str, int], answered: int, answered_at: float) -> int:
     """``files``: what systemd passed; ``answered``: flips that first aid answered already, when."""
     logs.setup("info")
     try:
-        process.forbid_inspection()
+        _confine(domid)
         process.name_process(f"vdispl-{domid}")
         if answered:
             log.info(

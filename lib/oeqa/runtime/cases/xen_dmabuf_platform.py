@@ -81,3 +81,11 @@ class XenDmabufPlatformTest(XenDmabufCase):
         group = self.dom0.run(f"cat /proc/{pid}/cgroup")
         self.assertIn(domu.unit, group, "its control group")
         self.assertRegex(status, r"(?m)^NoNewPrivs:\s+1$")
+        threads = self.dom0.run(f"cat /proc/{pid}/task/*/status")
+        count = len(re.findall(r"(?m)^Pid:", threads))
+        filters = re.findall(r"(?m)^Seccomp_filters:\s+(\d+)$", threads)
+        self.assertEqual(re.findall(r"(?m)^Seccomp:\s+(\d)$", threads), ["2"] * count, "each thread has a filter")
+        self.assertTrue(len(filters) == count and len(set(filters)) == 1 and int(filters[0]) >= 1, filters)
+        # the worker's own is among them, or it says why not
+        said = self.dom0.run(f"journalctl -q -o cat -b -u {domu.unit}")
+        self.assertNotIn("lets a worker start processes", said)
