@@ -7,6 +7,7 @@ import array
 import asyncio
 import contextlib
 import copy
+import dataclasses
 import errno
 import functools
 import json
@@ -710,6 +711,43 @@ def test_death_between_two_strategies(xen, weston, monkeypatch):
             (buffer,) = worker._devices[0].buffers
             await until(lambda: buffer.backing is not None, "the next strategy")
             assert buffer.backing.strategy == "copy" and "export" in buffer.refused
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("name", ["create", "attach", "destroy", "flip"])
+def test_what_is_found_in_the_ring_is_answered_soon(xen, alone, monkeypatch, name):
+    """Its frontend has waited for a successor; whatever would be waited for longer, isn't."""
+
+    async def run():
+        xen.exports = True
+        async with succession(xen, monkeypatch, alone) as workers:
+            frontend = workers.frontend
+            control = frontend.connectors[0]
+            await frontend.show(1, 64, 48)
+            size = (3 * 4096, 0, frontend.directory(3)[0], 0)
+            assert await control.call(OP.OP_DBUF_CREATE, 2, 0, 0, 0, *size) == 0
+            held = os.dup(next(iter(workers.worker._devices[0].buffers)).backing.dmabuf)
+            fields = {
+                "create": (OP.OP_DBUF_CREATE, 3, 64, 48, 32, 3 * 4096, 0, frontend.directory(3)[0], 0),
+                "attach": (OP.OP_FB_ATTACH, 2, 2, 64, 48, fourcc.XRGB8888),
+                "destroy": (OP.OP_DBUF_DESTROY, 1),
+                "flip": (OP.OP_PG_FLIP, 1),
+            }[name]
+            await workers.die()
+            control.post(*fields)
+            for wait in ("GPU_CHOICE", "ATTACH", "DESTROY", "FLIP_TURN", "HIDDEN"):
+                monkeypatch.setattr(limits, wait, 3600)
+            worker = workers.go_on()
+            rarely = dataclasses.replace(worker.config.display, hidden_flips_per_second=1 / 3600)
+            worker.scene.config = dataclasses.replace(worker.config, display=rarely)
+            answers: list[tuple[int, int, int, int]] = []
+            await until(lambda: answers.extend(filter(None, [control.response()])) or bool(answers), "the answer")
+            assert answers[0][1:3] == (fields[0], -errno.ETIMEDOUT if name == "destroy" else 0)
+            if name == "flip":
+                await _events(workers, [(0, 1)])
+            assert worker._devices[0].connectors[0]._by == limits.NO_DEADLINE, "what comes now has all its time"
+            os.close(held)
 
     asyncio.run(run())
 

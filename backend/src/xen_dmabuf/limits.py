@@ -3,10 +3,18 @@
 
 drm_xen_front gives up a request after REQUEST and takes a flip that isn't answered within EVENT for
 an unplugged screen (xen_drm_front.c VDRM_TO_MS, xen_drm_front_kms.c FRAME_DONE_TO_MS). All in
-seconds.
+seconds. What is no timer isn't here: a write-back of caches takes the kernel milliseconds.
 """
 
 from __future__ import annotations
+
+NO_DEADLINE = float("inf")
+
+
+def left(seconds: float, by: float, now: float) -> float:
+    """How long somebody may wait who may ``seconds``, for a request that is to be answered ``by`` then."""
+    return max(0.0, min(seconds, by - now))
+
 
 REQUEST = 3.0
 EVENT = 3.1
@@ -21,16 +29,24 @@ ATTACH = 2.4
 """FB_ATTACH waits for the compositor's import; what comes later is shown later."""
 REPLACE = 1.0
 """After a refused import, the next strategy waits for the pages of the last."""
-FLIP_TURN = 1.0
-"""PG_FLIP waits for the answer to the last one; more than MAX_FLIPS open are refused."""
+FLIP_TURN = 0.8
+"""PG_FLIP waits for the answer to the last one; more than MAX_FLIPS open are refused. The frontend's
+clock of a flip's event goes from its request on."""
 MAX_FLIPS = 8
 HIDDEN = 2.0
 """A window without a frame event for so long is hidden: its flips are answered as not shown."""
+STORM = 0.02
+"""A port that is notified without end stays masked this long, and so is what comes over it."""
+LOOK_FIRST, LOOK_LAST = 0.001, 0.25
+"""Whether the kernel has given pages back is asked in growing pauses."""
 
 # -- a worker that goes on from a stored state
 
-TAKE_OVER = 2.0
-"""From a worker's end to its successor's first answer, on a machine that meets it: docs/status.md."""
+TAKE_OVER = 2.3
+"""From a worker's end to the moment at which its successor serves the rings: what was measured of an
+emulated machine with little else to do (docs/performance.md)."""
+REPLAY = 0.5
+"""From then on, for all that was in a ring at that moment: its frontend may have waited since."""
 
 # -- among supervisor, worker and compositor
 

@@ -348,7 +348,7 @@ class Session:
             self.state.close()
         return self.inputs
 
-    async def _make_factory(self) -> BackingFactory:
+    async def _make_factory(self, _by: float = 0.0) -> BackingFactory:
         if self.chance.random() < 0.2:  # as if the compositor were waited for
             await asyncio.sleep(0.5)
         return self.factory

@@ -50,6 +50,11 @@ class RequestRing:
         """Somebody else has consumed requests up to there, and answered all of them."""
         self._req_cons = self.answered = consumed
 
+    @property
+    def pending(self) -> int:
+        """How many requests are new, if the frontend doesn't lie; at most SLOTS."""
+        return min((self._index[0] - self._req_cons) & _MASK, self.SLOTS)
+
     def take(self) -> list[bytes]:
         """Copy out all new requests and ask to be notified of the next; RingError if they lie."""
         packets: list[bytes] = []

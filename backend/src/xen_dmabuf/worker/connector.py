@@ -15,6 +15,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+from .. import limits
 from ..displif import directory, edid, geometry, wire
 from ..displif.ring import RingError
 from ..displif.spec import ConnectorSpec
@@ -52,7 +53,7 @@ _DONE_ALREADY = {
     wire.OP_FB_DETACH: errno.ENOENT,
 }
 
-Operate = Callable[[wire.Request], Awaitable[None]]
+Operate = Callable[[wire.Request, float], Awaitable[None]]
 
 
 class Configuration:
@@ -92,8 +93,8 @@ class Connector:
         on_change: Callable[[], None],
         on_broken: Callable[[str], None],
     ) -> None:
-        """``label``: its name in titles; ``operate`` does what isn't connector specific;
-        ``on_change``: store the table."""
+        """``label``: its name in titles; ``operate`` does what isn't connector specific, by a
+        loop time; ``on_change``: store the table."""
         self.spec = spec
         self.slot = slot
         self.label = label
@@ -111,6 +112,8 @@ class Connector:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._waits = False  # the task, for the frontend
+        self._replays = 0  # requests that another process left in the ring
+        self._by = limits.NO_DEADLINE  # loop time by which the request that is served is to be answered
         self._lane: Lane | None = None
         self._loop = asyncio.get_running_loop()
         self._quiet = RateLimit()
@@ -190,7 +193,9 @@ class Connector:
 
     def start(self) -> None:
         """Begin to answer."""
-        self.flips.tell_again()
+        if self.flips.tell_again():
+            self._replays = self.flips.requests.pending
+            self._by = self._loop.time() + limits.REPLAY if self._replays else limits.NO_DEADLINE
         self._wake.set()
         self._task = self._loop.create_task(self._run())
         if self.configuration:
@@ -297,6 +302,9 @@ class Connector:
     async def _serve(self, request: wire.Request) -> None:
         status, edid_sz = await self._answer(request)
         self.flips.respond(wire.pack_response(request.id, request.operation, status, edid_sz))
+        self._replays -= bool(self._replays)
+        if not self._replays:
+            self._by = limits.NO_DEADLINE
 
     async def _answer(self, request: wire.Request) -> tuple[int, int]:
         """(status, edid_sz) of the response; status is 0 or a negative errno."""
@@ -304,7 +312,7 @@ class Connector:
         try:
             if own:
                 return 0, await own(request.body) or 0
-            await self._operate(request)
+            await self._operate(request, self._by)
             return 0, 0
         except RequestError as error:
             if self.flips.replays and _DONE_ALREADY.get(request.operation) == error.errno:
@@ -364,7 +372,7 @@ class Connector:
     async def _pg_flip(self, request: wire.PgFlip) -> None:
         if self.flips.begun:
             return
-        if not await self.flips.turn():
+        if not await self.flips.turn(self._by):
             raise RequestError(errno.EBUSY, "fb_cookie", request.fb_cookie, "too many open flips")
         framebuffer = await self._drawn(request.fb_cookie, self._caches)
         flip = self._begin(request.fb_cookie)
@@ -461,7 +469,8 @@ class Connector:
         done = functools.partial(self.flips.done, flip) if flip else None
         if image is None or window is None or configuration is None:
             if done:
-                delay = 1 / self._scene.display.hidden_flips_per_second
+                now = self._loop.time()
+                delay = limits.left(1 / self._scene.display.hidden_flips_per_second, self._by, now)
                 self._loop.call_later(delay, done, False)
             return
         # the DomU's pages aren't what the compositor reads of a copy

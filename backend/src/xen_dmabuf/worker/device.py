@@ -48,7 +48,7 @@ class Device:
         releases: Releases,
         store: FdStore,
         state: StateFile,
-        factory: Callable[[], Awaitable[BackingFactory]],
+        factory: Callable[[float], Awaitable[BackingFactory]],
         on_change: Callable[[], None],
         on_broken: Callable[[str], None],
     ) -> None:
@@ -111,7 +111,7 @@ class Device:
             slot,
             journal,
             label,
-            operate=lambda request: self._operate(spec.index, request),
+            operate=lambda request, by: self._operate(spec.index, request, by),
             on_change=self._on_change,
             on_broken=self._on_broken,
         )
@@ -146,7 +146,7 @@ class Device:
 
     # -- requests that aren't connector specific
 
-    async def _operate(self, connector: int, request: wire.Request) -> None:
+    async def _operate(self, connector: int, request: wire.Request, by: float) -> None:
         body = request.body
         if body is None:
             raise RequestError(errno.EOPNOTSUPP, "operation", f"0x{request.operation:02x}", "unknown")
@@ -154,21 +154,21 @@ class Device:
             raise RequestError(errno.EINVAL, "connector", connector, "must be sent over connector 0")
         async with self._lock:
             if isinstance(body, wire.DbufCreate):
-                await self.buffers.create(geometry.of_version(body, self._version()))
+                await self.buffers.create(geometry.of_version(body, self._version()), by)
             elif isinstance(body, wire.DbufDestroy):
-                await self._destroy(body.dbuf_cookie)
+                await self._destroy(body.dbuf_cookie, by)
             elif isinstance(body, wire.FbAttach):
-                await self.framebuffers.attach(body)
+                await self.framebuffers.attach(body, by)
             elif isinstance(body, wire.FbDetach):
                 self.framebuffers.detach(body.fb_cookie)
         self._on_change()
 
-    async def _destroy(self, cookie: int) -> None:
+    async def _destroy(self, cookie: int, by: float) -> None:
         for framebuffer in self.framebuffers.on(self.buffers.get(cookie)):
             self.framebuffers.drop(framebuffer)
         buffer = self.buffers.take(cookie)
         self._on_change()  # before its files go: a table that names them could not be gone on with
-        await self.buffers.give_back(buffer)
+        await self.buffers.give_back(buffer, by)
 
     # -- what is shown
 

@@ -112,7 +112,10 @@ class DisplayBuffer:
 
 
 class DisplayBuffers:
-    """Owns the backings of a device until close(). ``factory`` may wait for the compositor."""
+    """Owns the backings of a device until close(). ``factory`` may wait for the compositor.
+
+    What is to be answered ``by`` a loop time waits no longer.
+    """
 
     def __init__(
         self,
@@ -121,7 +124,7 @@ class DisplayBuffers:
         domain: str,
         releases: Releases,
         store: FdStore,
-        factory: Callable[[], Awaitable[BackingFactory]],
+        factory: Callable[[float], Awaitable[BackingFactory]],
     ) -> None:
         self._grants = grants
         self._quota = quota
@@ -148,7 +151,7 @@ class DisplayBuffers:
 
     # -- making
 
-    async def create(self, request: wire.DbufCreate) -> None:
+    async def create(self, request: wire.DbufCreate, by: float) -> None:
         geometry.check_dbuf(request, self._quota)
         if request.dbuf_cookie in self._all:
             raise RequestError(errno.EEXIST, "dbuf_cookie", request.dbuf_cookie, "a display buffer has it")
@@ -167,7 +170,7 @@ class DisplayBuffers:
         try:
             if request.width:
                 buffer.set_geometry(request.width, request.height, request.bpp)
-                await self.back(buffer)
+                await self.back(buffer, by)
             else:
                 self.keep(buffer)
         except BaseException:
@@ -183,12 +186,12 @@ class DisplayBuffers:
         if held + pages > self._quota.pages:
             raise RequestError(errno.ENOSPC, "pages", pages, f"{held} held, the quota is {self._quota.pages}")
 
-    async def back(self, buffer: DisplayBuffer) -> None:
+    async def back(self, buffer: DisplayBuffer, by: float = limits.NO_DEADLINE) -> None:
         """Make its backing by the next strategy; RequestError if none is left or it is gone.
 
         OSError if it can't be stored; then it has none.
         """
-        factory = await self._factory()
+        factory = await self._factory(by)
         if not self.has(buffer):
             raise RequestError(errno.ENOENT, "dbuf_cookie", buffer.cookie, "destroyed meanwhile")
         try:
@@ -239,19 +242,20 @@ class DisplayBuffers:
         del self._all[cookie]
         return buffer
 
-    async def give_back(self, buffer: DisplayBuffer) -> None:
+    async def give_back(self, buffer: DisplayBuffer, by: float) -> None:
         """The framebuffers on it are gone. RequestError(ETIMEDOUT) if the compositor holds on."""
         self._forget(buffer)
         backing, buffer.backing = buffer.backing, None
         if backing is None:
             return
         release = self._releases.add(backing, len(buffer.refs))
-        if not await self._releases.wait([release], limits.DESTROY):
+        seconds = limits.left(limits.DESTROY, by, asyncio.get_running_loop().time())
+        if not await self._releases.wait([release], seconds):
             raise RequestError(
                 errno.ETIMEDOUT,
                 "dbuf_cookie",
                 buffer.cookie,
-                f"the compositor still holds the buffer after {limits.DESTROY} s",
+                f"the compositor still holds the buffer after {seconds:.1f} s",
             )
 
     async def close(self) -> bool:

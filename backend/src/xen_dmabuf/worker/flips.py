@@ -111,15 +111,19 @@ class Flips:
         self.requests.close()
         self.events.close()
 
-    def tell_again(self) -> None:
-        """After load(): what was published or begun is told again, open flips as not shown."""
+    def tell_again(self) -> bool:
+        """After load(): what was published or begun is told again, open flips as not shown.
+
+        False: there was no load().
+        """
         if self._replayed < 0:
-            return
+            return False
         self.requests.complete(Journal.RESPONSE.pack(*self._response).ljust(PACKET_SIZE, b"\0"))
         self.requests.publish()
         self.events.publish()
         self.give_up()
         self.tell()
+        return True
 
     def tell(self) -> None:
         """Notify the frontend of all that was published."""
@@ -172,12 +176,12 @@ class Flips:
         """Whether another process has begun the next request, a flip; tell_again() has answered it."""
         return self.replays and self._last == (self.requests.answered + 1) & _MASK
 
-    async def turn(self) -> bool:
-        """Wait, within bounds, until the last flip is answered; False if too many are open."""
+    async def turn(self, by: float) -> bool:
+        """Wait, until ``by`` at most, for the answer to the last flip; False if too many are open."""
         if self.open:
             self._turn.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(limits.FLIP_TURN):
+                async with asyncio.timeout(limits.left(limits.FLIP_TURN, by, self._loop.time())):
                     await self._turn.wait()
         return len(self.open) < limits.MAX_FLIPS
 

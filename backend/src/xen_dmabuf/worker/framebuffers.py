@@ -96,7 +96,8 @@ class Framebuffers:
 
     # -- attaching
 
-    async def attach(self, request: wire.FbAttach) -> None:
+    async def attach(self, request: wire.FbAttach, by: float) -> None:
+        """Answered ``by`` this loop time; what comes later is shown later."""
         if not request.fb_cookie:
             raise RequestError(errno.EINVAL, "fb_cookie", 0, "0 is the invalid cookie")
         if request.fb_cookie in self._all:
@@ -108,7 +109,7 @@ class Framebuffers:
         framebuffer = Framebuffer(request.fb_cookie, buffer, request.width, request.height, request.pixel_format)
         self._all[framebuffer.cookie] = framebuffer
         try:
-            await self._import(framebuffer)
+            await self._import(framebuffer, by)
         except (RequestError, OSError):
             self.drop(framebuffer)
             raise
@@ -136,12 +137,13 @@ class Framebuffers:
             if value > limit:
                 raise RequestError(errno.EINVAL, name, value, f"the buffer has {limit}")
 
-    async def _import(self, framebuffer: Framebuffer) -> None:
+    async def _import(self, framebuffer: Framebuffer, by: float) -> None:
         """Wait for the wl_buffer as long as the frontend can wait, and leave the rest to a task."""
-        task = asyncio.get_running_loop().create_task(self._materialise(framebuffer))
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(self._materialise(framebuffer))
         self._imports.add(task)
         task.add_done_callback(self._import_done)
-        await asyncio.wait({task}, timeout=limits.ATTACH)
+        await asyncio.wait({task}, timeout=limits.left(limits.ATTACH, by, loop.time()))
         if task.done():
             if not task.cancelled():
                 task.result()

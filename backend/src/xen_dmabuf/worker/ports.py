@@ -6,12 +6,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from .. import limits
 from ..pump.loop import current, unwatch, watch
 from ..xen.evtchn import Evtchn
 
 _BURST = 500  # events of one port that are taken at once, again and again if they take longer than _WINDOW
 _WINDOW = 0.5
-_PENALTY = 0.02  # then the port stays masked this long: the kernel holds the storm off
 
 
 class Ports:
@@ -86,7 +86,7 @@ class Ports:
             self._counts[port], self._since[port] = 0, now
             return 0.0
         self.throttled += 1
-        return _PENALTY
+        return limits.STORM  # masked meanwhile: the kernel holds it off
 
     def _unmask(self, port: int) -> None:
         if port in self._callbacks:

@@ -10,12 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from .. import limits
 from ..log import RateLimit, fields
 from .backing import Backing
 
 log = logging.getLogger(__name__)
-
-_FIRST_PAUSE, _LAST_PAUSE = 0.001, 0.25
 
 
 class Release:
@@ -34,7 +33,7 @@ class Releases:
         self._open: list[Release] = []
         self._changed: list[asyncio.Future[None]] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._pause = _FIRST_PAUSE
+        self._pause = limits.LOOK_FIRST
         self._quiet = RateLimit()
         self.pages_late = 0
 
@@ -53,7 +52,7 @@ class Releases:
             self._report("release failed", error)
         release = Release(backing, pages)
         self._open.append(release)
-        self._pause = _FIRST_PAUSE
+        self._pause = limits.LOOK_FIRST
         self._look()
         return release
 
@@ -100,7 +99,7 @@ class Releases:
                     future.set_result(None)
         if self._open:
             self._timer = asyncio.get_running_loop().call_later(self._pause, self._look)
-            self._pause = min(self._pause * 1.5, _LAST_PAUSE)
+            self._pause = min(self._pause * 1.5, limits.LOOK_LAST)
 
     def _is_gone(self, backing: Backing) -> bool:
         try:

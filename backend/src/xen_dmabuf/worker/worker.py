@@ -300,11 +300,12 @@ class Worker:
 
     # -- the GPU
 
-    async def factory(self) -> BackingFactory:
+    async def factory(self, by: float = limits.NO_DEADLINE) -> BackingFactory:
         """The buffer factory; waits a little for the compositor, which names its GPU."""
         if self._factory is None:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(limits.GPU_CHOICE):
+                seconds = limits.left(limits.GPU_CHOICE, by, asyncio.get_running_loop().time())
+                async with asyncio.timeout(seconds):
                     await self._compositor_there.wait()
             if self._factory is None:
                 self._factory = self._make_factory()
