@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import json
@@ -13,6 +14,7 @@ from frontend import Frontend
 from xen_dmabuf.codec import encode
 from xen_dmabuf.config import Config, ConnectorConfig, Display, Quota
 from xen_dmabuf.link.messages import Connected, Message
+from xen_dmabuf.worker.releases import Releases
 from xen_dmabuf.worker.worker import Worker
 
 
@@ -39,11 +41,35 @@ async def serving(
         assert messages == [Connected(0)]
         yield worker, frontend
     finally:
-        await worker.stop()
+        await stop(worker)
         frontend.close()
     assert xen.mapped == 0, "pages of the DomU are still mapped"
     assert xen.exported == 0, "dma-bufs of the DomU's pages are still open"
     assert not xen.bound, "event channels are still bound"
+
+
+def close_releases(releases: Releases) -> None:
+    """As the kernel does it when the process ends: whatever a compositor holds."""
+    if releases._timer:
+        releases._timer.cancel()
+    for release in releases._open:
+        release.backing.close()
+    releases._open.clear()
+
+
+async def stop(worker: Worker) -> None:
+    """What a process's end and that of its domain do, in a process that goes on."""
+    await asyncio.gather(*(worker._give_back(number) for number in list(worker._devices)))
+    worker.scene.inputs.close_all()
+    for task in list(worker._tasks):
+        task.cancel()
+    close_releases(worker._releases)
+    worker._drop_factory()
+    if worker.scene.compositor:
+        worker.scene.compositor.close()
+    for owner in (worker._ports, worker._grants, worker._state):
+        if owner:
+            owner.close()
 
 
 def status_of(worker: Worker, number: int = 0) -> dict:

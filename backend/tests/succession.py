@@ -14,6 +14,7 @@ from collections.abc import Callable
 import pytest
 from fakes import FakeXen
 from frontend import Frontend
+from serving import stop
 
 from xen_dmabuf.config import Config, Display
 from xen_dmabuf.link.messages import Connected, Message
@@ -125,7 +126,7 @@ class Succession:
 
     async def end(self) -> None:
         self.make_room()
-        await self.worker.stop()
+        await stop(self.worker)
         self.frontend.close()
         self.store.close()
 

@@ -10,7 +10,7 @@ import signal
 
 import pytest
 from frontend import Frontend
-from serving import placed, serving, status_of
+from serving import placed, serving, status_of, stop
 from waiting import until
 
 from xen_dmabuf import limits
@@ -225,7 +225,7 @@ def test_connect_with_wrong_reference_leaves_nothing(xen, weston):
         assert isinstance(refused, Refused) and refused.device == 0
         assert "/dev/xen/gntdev" in refused.reason
         assert xen.mapped == 0 and not xen.bound
-        await worker.stop()
+        await stop(worker)
         frontend.close()
 
     asyncio.run(run())

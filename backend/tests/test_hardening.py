@@ -21,23 +21,37 @@ import pytest
 from fakes import PAGE
 from frontend import Frontend
 from odd_compositor import OddCompositor
-from serving import serving, status_of
+from serving import close_releases, serving, status_of, stop
 from waiting import until
 
 from xen_dmabuf import limits
-from xen_dmabuf.config import Gpu, Quota
+from xen_dmabuf.config import Config, Display, Gpu, Quota
 from xen_dmabuf.displif import fourcc, wire
 from xen_dmabuf.errors import ImportRefused, RequestError
-from xen_dmabuf.link.messages import Connected, Disconnected, Refused
+from xen_dmabuf.link.messages import (
+    AskStatus,
+    Connect,
+    Connected,
+    Disconnect,
+    Disconnected,
+    Message,
+    Ready,
+    Refused,
+    Report,
+    Start,
+)
 from xen_dmabuf.linux import drm, gbm
+from xen_dmabuf.worker import gpu
 from xen_dmabuf.worker.allocators import GbmAllocator, Shape
 from xen_dmabuf.worker.backing import BackingFactory, CopyBacking
 from xen_dmabuf.worker.compositor import Compositor
 from xen_dmabuf.worker.framebuffers import Framebuffers
+from xen_dmabuf.worker.main import Control
 from xen_dmabuf.worker.releases import Releases
 from xen_dmabuf.xen.gntdev import Gntdev
 
 OP = wire
+_GPU = os.makedev(226, 7)
 
 
 def open_files() -> int:
@@ -207,8 +221,125 @@ def test_the_backing_that_is_gone_is_the_one_that_is_closed():
         assert second.closed and not first.closed and releases.pages == 3
         assert not await releases.wait([held, gone], 0.01)
         assert releases.pages_late == 3
-        releases.close()
+        close_releases(releases)
         assert first.closed and len(releases) == 0
+
+    asyncio.run(run())
+
+
+# -- one job of a device after the other, and devices side by side
+
+
+class Heard(Control):
+    """The worker's end of a link whose other end is a list."""
+
+    def __init__(self, domid: int) -> None:
+        self.messages: list[Message] = []
+        super().__init__(domid)
+
+    def send(self, message: Message) -> None:
+        self.messages.append(message)
+
+
+def test_a_disconnect_that_hangs_keeps_no_other_device_waiting(xen, blind, monkeypatch):
+    """A compositor holds a buffer of device 0: what else the supervisor asks is done meanwhile."""
+    monkeypatch.setattr(limits, "DISCONNECT", 3600)
+    xen.exports = True
+
+    async def run():
+        control = Heard(5)
+        first, other = Frontend(xen), Frontend(xen)
+
+        async def heard(*messages: Message) -> None:
+            await until(lambda: len(control.messages) >= len(messages), f"{messages}")
+            assert control.messages == [*messages]
+            control.messages.clear()
+
+        control._on_message(Start(5, "domu", Config(display=Display(socket=blind.socket))))
+        await heard(Ready())
+        control._on_message(Connect(0, tuple(first.specs)))
+        await heard(Connected(0))
+        assert (await first.buffer(1, 64, 48))[0] == 0
+        (buffer,) = control.worker._devices[0].buffers
+        held = os.dup(buffer.backing.dmabuf)
+        control._on_message(Disconnect(0))
+        await until(lambda: control.worker.status().releasing_pages == 3, "the wait")
+        again = Frontend(xen)
+        control._on_message(Connect(0, tuple(again.specs)))  # this one has to wait: it is the same device
+        control._on_message(Connect(1, tuple(other.specs)))
+        await heard(Connected(1))
+        assert (await other.buffer(1, 64, 48))[0] == 0
+        control._on_message(AskStatus())
+        assert isinstance(control.messages.pop(), Report)
+        control._on_message(Disconnect(1))
+        await heard(Disconnected(1, True))
+        assert control.worker.status().releasing_pages == 3
+        os.close(held)
+        await heard(Disconnected(0, True), Connected(0))
+        await stop(control.worker)
+        for frontend in (first, other, again):
+            frontend.close()
+        assert xen.mapped == xen.exported == 0 and not xen.bound and control.status == 0
+
+    asyncio.run(run())
+
+
+# -- a GPU that was chosen without the compositor
+
+
+@pytest.fixture
+def chosen(monkeypatch) -> list[int | None]:
+    """For each choice of a GPU what the compositor named."""
+    choices: list[int | None] = []
+
+    def open_card(_configured: str, main_device: int | None) -> tuple[int, gpu.Card]:
+        choices.append(main_device)
+        return os.memfd_create(f"card{len(choices)}"), gpu.Card(f"/dev/dri/card{len(choices)}", "driver", True)
+
+    monkeypatch.setattr(gpu, "open_card", open_card)
+    monkeypatch.setattr(limits, "GPU_CHOICE", 0)
+    named = property(lambda _compositor: _GPU, lambda _compositor, _value: None)
+    monkeypatch.setattr(Compositor, "main_device", named, raising=False)
+    return choices
+
+
+def _is_open(number: int) -> bool:
+    """Whether this process has the card of that choice."""
+    links = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            links.append(os.readlink(f"/proc/self/fd/{name}"))
+    return any(link.startswith(f"/memfd:card{number} ") for link in links)
+
+
+@pytest.mark.parametrize("buffers", [False, True], ids=["no buffer", "a buffer"])
+def test_a_gpu_that_was_chosen_blindly_is_chosen_again(xen, weston, chosen, buffers):
+    """The DomU came before the compositor. One that has buffers of the first choice keeps it."""
+
+    async def run():
+        weston.stop()
+        async with serving(xen, weston.socket) as (worker, frontend):
+            assert chosen == [None]
+            first = worker._factory
+            if buffers:
+                assert (await frontend.buffer(1, 64, 48))[0] == 0
+            weston.start()
+            await until(lambda: worker.scene.compositor is not None, "the compositor")
+            if buffers:
+                assert worker._factory is first and _is_open(1)
+            else:
+                await until(lambda: worker._factory not in (None, first), "another choice")
+                assert chosen == [None, _GPU]
+                assert not _is_open(1) and _is_open(2)
+                assert worker.status().driver == "driver"
+            count = len(chosen)
+            assert (await frontend.buffer(2, 64, 48))[0] == 0
+            weston.stop(signal.SIGKILL)
+            await until(lambda: worker.scene.compositor is None, "the loss")
+            weston.start()
+            await until(lambda: worker.scene.compositor is not None, "the next compositor")
+            await frontend.framebuffer(3, 64, 48)
+            assert len(chosen) == count, "what was chosen with a compositor stays"
 
     asyncio.run(run())
 

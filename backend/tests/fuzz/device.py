@@ -14,6 +14,7 @@ import struct
 
 import pytest
 from fakes import FakeXen
+from serving import close_releases
 
 from xen_dmabuf.config import Config, Display, Gpu, Quota
 from xen_dmabuf.displif import fourcc, wire
@@ -341,7 +342,7 @@ class Session:
                 await self._connection()
         finally:
             self._let_go()
-            self.releases.close()
+            close_releases(self.releases)
             self.factory.close()
             self.ports.close()
             self.grants.close()

@@ -75,14 +75,6 @@ class Releases:
             release.late = True
             self.pages_late += release.pages
 
-    def close(self) -> None:
-        """Close all files, whatever the compositor holds: the kernel goes on alone."""
-        if self._timer:
-            self._timer.cancel()
-        for release in self._open:
-            release.backing.close()
-        self._open.clear()
-
     def _look(self) -> None:
         self._timer, timer = None, self._timer
         if timer:

@@ -409,24 +409,6 @@ class Worker:
         """This process was asked to end, and is not what its state does harm to."""
         self._lived()
 
-    async def stop(self) -> None:
-        """Give everything back, as if the DomU were gone."""
-        for number in list(self._devices):
-            await self._give_back(number)
-        self.scene.inputs.close_all()
-        for task in list(self._tasks):
-            task.cancel()
-        self._releases.close()
-        self._drop_factory()
-        if self.scene.compositor:
-            self.scene.compositor.close()
-        if self._ports:
-            self._ports.close()
-        if self._grants:
-            self._grants.close()
-        if self._state:
-            self._state.close()
-
     def hello(self) -> Hello:
         held = tuple(device.held() for device in self._devices.values())
         inputs = tuple(device.held() for device in self.scene.inputs)
