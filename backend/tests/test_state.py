@@ -33,6 +33,7 @@ from xen_dmabuf.displif import fourcc, wire
 from xen_dmabuf.displif.spec import ConnectorSpec
 from xen_dmabuf.link.messages import Connected, Disconnected, Held, Hello
 from xen_dmabuf.worker import state, statefile
+from xen_dmabuf.worker import worker as worker_module
 from xen_dmabuf.worker.firstaid import answer_flips
 from xen_dmabuf.worker.state import (
     StoredBuffer,
@@ -748,6 +749,48 @@ def test_what_is_found_in_the_ring_is_answered_soon(xen, alone, monkeypatch, nam
                 await _events(workers, [(0, 1)])
             assert worker._devices[0].connectors[0]._by == limits.NO_DEADLINE, "what comes now has all its time"
             os.close(held)
+
+    asyncio.run(run())
+
+
+def test_three_deaths_in_a_row_that_come_from_the_state_end_it(xen, alone, monkeypatch):
+    """Each process that believes it dies before it has served long: the fourth begins with nothing."""
+
+    async def run():
+        async with succession(xen, monkeypatch, alone) as workers:
+            await workers.frontend.show(1, 64, 48)
+            for _death in range(statefile.MOST_ATTEMPTS):
+                await workers.die()
+                workers.go_on()
+            await workers.die()
+            with pytest.raises(StateError, match="3 times"):
+                workers.go_on()
+            assert workers.store.files == {} and xen.mapped == 0
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("between", ["ten seconds", "the picture", "SIGTERM"])
+def test_kills_by_somebody_else_are_survived_however_many(xen, weston, monkeypatch, between):
+    """An administrator's in an hour, an update's, a soak's: between them the state was seen to do no harm."""
+    if between == "ten seconds":
+        monkeypatch.setattr(worker_module, "_LIVED_LONG", 0.0)
+
+    async def run():
+        async with succession(xen, monkeypatch, weston.socket) as workers:
+            await workers.frontend.show(1, 64, 48)
+            if between != "the picture":
+                weston.stop(signal.SIGKILL)
+            for _kill in range(2 * statefile.MOST_ATTEMPTS):
+                if between == "SIGTERM":
+                    workers.worker.leave()
+                await workers.die()
+                worker = workers.go_on()
+                if between != "SIGTERM":
+                    assert worker._state.attempts == 1
+                    await until(lambda state=worker._state: state.attempts == 0, between)
+            assert await workers.frontend.connectors[0].call(OP.OP_PG_FLIP, 1) == 0
+            assert worker.status().restarts == 2 * statefile.MOST_ATTEMPTS
 
     asyncio.run(run())
 
