@@ -82,6 +82,7 @@ soak: $(VENV)/.ready
 	@XEN_DMABUF_SOAK_CYCLES=$(or $(N),20) XEN_DMABUF_SOAK_SEED=$(SEED) \
 	 $(RUN) -m pytest -s --junitxml=build/test/soak.xml tests/testbed/test_image.py -k Soak
 
+fuzz: export PYTHONWARNINGS = error
 fuzz: build/.pump
 	@PYTHONPATH=backend/src:backend/tests $(VENV)/bin/python -m fuzz --inputs $(or $(N),1000000) $(if $(SEED),--seed $(SEED)) $(if $(TARGET),--target $(TARGET))
 	@$(if $(filter-out pump,$(TARGET)),true,PYTHONPATH=backend/src:backend/tests $(RUN) -m fuzz.sanitized --inputs 100000 $(if $(SEED),--seed $(SEED)))

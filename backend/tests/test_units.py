@@ -40,7 +40,7 @@ from xen_dmabuf.worker.state import StoredFramebuffer, pack
 from xen_dmabuf.worker.store import FdStore
 
 DATA = Path(__file__).parents[1] / "data/systemd"
-SOURCE = Path(__file__).parents[1] / "src"
+SOURCE = Path(log.__file__).parents[1]
 SYSTEMCTL = """#!/bin/sh
 echo "$@" >> {log}
 case "$*" in

@@ -30,7 +30,7 @@ class Fuzzing:
             ["nice", "-n", "19", sys.executable, "-m", "fuzz", "--inputs", str(INPUTS), "--seed", str(seed)],
             stdout=self._output,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders))},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders)), "PYTHONWARNINGS": "error"},
             start_new_session=True,  # it has processes of its own, which kill() ends as well
         )
 

@@ -8,6 +8,7 @@ another Python. Exit status and output are those of `python -m fuzz`.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,13 @@ import xen_dmabuf
 from . import MODULE_PATH
 
 _BUILD = Path(xen_dmabuf.__file__).parents[2] / "pump_build.py"
+
+
+def missing() -> str:
+    """What can't be had here, as where only the package's tests are; "" if it can."""
+    if not shutil.which("gcc"):
+        return "gcc is not installed"
+    return "" if _BUILD.exists() else f"{_BUILD} is not here"
 
 
 def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
@@ -31,6 +39,7 @@ def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
             "LD_PRELOAD": library.stdout.strip(),
             "ASAN_OPTIONS": "detect_leaks=0",  # Python's own
             "UBSAN_OPTIONS": "print_stacktrace=1",
+            "PYTHONWARNINGS": "error",
             "PYTHONPATH": os.pathsep.join((str(Path(__file__).parents[1]), str(_BUILD.parent / "src"))),
             MODULE_PATH: str(module),
         }
