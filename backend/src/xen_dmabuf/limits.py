@@ -52,11 +52,12 @@ REPLAY = 0.5
 
 DISCONNECT = 8.0
 """One deadline for all pages of a device that a compositor still holds."""
-RELEASE = 20.0
-"""Disconnect is answered within this, or the worker is ended: a dead domain's pages are waited for."""
+RELEASE = 12.0
+"""Disconnect is answered within this, or the worker is ended: a dead domain's pages are waited for. It
+is DISCONNECT and time for a busy machine; the toolstack itself waits 10 s for a backend."""
 CONNECT = 60.0
 """The same for Connect. Nobody waits for it but a guest that boots, and a worker that has to load a
-GPU's library on a busy machine is slow, not silent: to end it would make the machine busier."""
+GPU's library on a busy machine is slow, not silent: to end it made the machine busier."""
 HELLO = 120.0
 """A worker's start, and TimeoutStartSec= of its unit: Python on an emulated machine that is overloaded
 needs a third of it."""
