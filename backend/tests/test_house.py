@@ -82,7 +82,6 @@ WAITS = {
         "limits.SETUP": "nobody is answered by a connection",
         "limits.IMPORT": "ATTACH is waited for, and what comes later is shown later",
     },
-    "worker/main.py": {"usec / 3000000.0": "the watchdog's food"},
     "worker/picture.py": {"deadline": "HIDDEN, or 1/hidden_flips_per_second"},
     "worker/ports.py": {"delay": "STORM"},
     "worker/refresher.py": {"self._interval": "a guest that doesn't ask"},
