@@ -35,7 +35,7 @@ from xen_dmabuf.linux import process
 from xen_dmabuf.supervisor import units as units_module
 from xen_dmabuf.supervisor.lock import Instance
 from xen_dmabuf.supervisor.units import Units
-from xen_dmabuf.worker import displaybuffers, main, received, statefile, store
+from xen_dmabuf.worker import displaybuffers, received, served, statefile, store
 from xen_dmabuf.worker.state import StoredFramebuffer, pack
 from xen_dmabuf.worker.store import FdStore
 
@@ -435,7 +435,7 @@ def test_a_kernel_without_filters_is_told_and_the_worker_goes_on(monkeypatch, ca
 
     monkeypatch.setattr(process, "forbid_inspection", lambda: None)
     monkeypatch.setattr(process, "forbid_processes", missing)
-    main._confine(5)
+    served.confine(5)
     (record,) = caplog.records
     assert record.levelname == "WARNING" and "lets a worker start processes" in record.message
 

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What xen-dmabuf-worker@DOMID.service runs: `python3 -m xen_dmabuf.worker DOMID`.
 
-systemd passes a listening socket, which it made for this unit alone, and what an earlier process
-left in the file descriptor store. One supervisor at a time is served; a new connection replaces the
-last, so a supervisor may come and go while frames are shown.
+systemd passes the link (served.py), and what an earlier process left in the file descriptor store.
 
 Exit status: 0 asked to end (SIGTERM), 1 internal error, 2 the environment lacks something.
 """
@@ -12,10 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
-import socket
-import struct
 from collections.abc import Awaitable
 
 from .. import log as logs
@@ -28,6 +22,7 @@ from ..link.messages import (
     ConnectInput,
     Disconnect,
     DisconnectInput,
+    Hello,
     Message,
     Ready,
     Rename,
@@ -36,72 +31,32 @@ from ..link.messages import (
 )
 from ..linux import process
 from ..log import fields
-from ..notify import Notifier
 from ..pump.loop import Loop
+from .served import Served, confine, link_of
 from .statefile import StateError
 from .worker import Worker
 
 log = logging.getLogger("xen_dmabuf.worker")
 
-_PEER = struct.Struct("@iII")  # struct ucred of unix(7)
 
-
-class Control:
+class Control(Served):
     """The worker's end of the link."""
 
+    KNOWN = messages.TO_WORKER
+
     def __init__(self, domid: int) -> None:
+        super().__init__(domid)
         self._domid = domid
-        self._writer: asyncio.StreamWriter | None = None
         self._jobs: dict[tuple[str, int], asyncio.Task[None]] = {}
-        self._ending = asyncio.Event()
-        self.status = 0
         self.worker = Worker(self.send)
 
-    def send(self, message: Message) -> None:
-        if self._writer and not self._writer.is_closing():
-            self._writer.write(messages.line(message))
+    def hello(self) -> Hello:
+        return self.worker.hello()
 
-    async def run(self, listening: socket.socket) -> int:
-        """Serve until SIGTERM; the exit status."""
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._ending.set)
-        notifier = Notifier()
-        notifier.feed()
-        # not start_unix_server(): it looks for the socket's file, which only root may see
-        server = await asyncio.start_server(self._serve, sock=listening, limit=messages.LONGEST)
-        notifier.say("READY=1")
-        await self._ending.wait()
-        server.close()
-        notifier.close()
-        if self.status == 0:
-            self.worker.leave()
-        return self.status
+    def leave(self) -> None:
+        self.worker.leave()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if not _is_trusted(writer.get_extra_info("socket")):
-            writer.close()
-            return
-        if self._writer:
-            self._writer.close()
-        self._writer = writer
-        self.send(self.worker.hello())
-        try:
-            while line := await reader.readline():
-                self._on_message(messages.parse(line, messages.TO_WORKER))
-        except (CodecError, ValueError) as error:
-            log.error("supervisor can't be understood", extra=fields(reason=error))
-        except ConnectionError:
-            pass
-        except (UserError, OSError) as error:
-            log.error("worker ends", extra=fields(domid=self._domid, reason=error))
-            self.status = 2
-            self._ending.set()
-        finally:
-            writer.close()
-            if self._writer is writer:
-                self._writer = None
-
-    def _on_message(self, message: Message) -> None:
+    def on_message(self, message: Message) -> None:
         if isinstance(message, Start):
             self._start(message)
         elif isinstance(message, Connect):
@@ -139,20 +94,11 @@ class Control:
     def _done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception():
             log.error("internal error", exc_info=task.exception())
-            self.status = 1
-            self._ending.set()
-
-
-def _is_trusted(connection: socket.socket) -> bool:
-    """Whether root, or whoever this process is itself, is at the other end (SO_PEERCRED)."""
-    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-    return _PEER.unpack(data)[1] in (0, os.getuid())
+            self.end(1)
 
 
 async def _run(domid: int, files: dict[str, int]) -> int:
-    listening = files.pop("link", -1)
-    if listening < 0:
-        raise UserError('no socket "link" from systemd: start xen-dmabuf-worker@DOMID.socket, not this program')
+    listening = link_of(files)
     control = Control(domid)
     if files:
         try:
@@ -161,23 +107,14 @@ async def _run(domid: int, files: dict[str, int]) -> int:
             log.error("begins anew", extra=fields(domid=domid, reason=error))
         else:
             log.info("goes on from a stored state", extra=fields(domid=domid))
-    return await control.run(socket.socket(fileno=listening))
-
-
-def _confine(domid: int) -> None:
-    """What the unit can't do, before there is another thread."""
-    process.forbid_inspection()
-    try:
-        process.forbid_processes()
-    except OSError as error:
-        log.warning("this kernel lets a worker start processes", extra=fields(domid=domid, reason=error))
+    return await control.run(listening)
 
 
 def main(domid: int, files: dict[str, int], answered: int, answered_at: float) -> int:
     """``files``: what systemd passed; ``answered``: flips that first aid answered already, when."""
     logs.setup("info")
     try:
-        _confine(domid)
+        confine(domid)
         process.name_process(f"vdispl-{domid}")
         if answered:
             log.info(

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import importlib
 import logging
 import os
 from collections.abc import Callable, Coroutine
@@ -19,7 +17,7 @@ from typing import Any
 from .. import limits
 from ..config import Config
 from ..displif.spec import ConnectorSpec
-from ..errors import ConnectionLost, RequestError, UserError
+from ..errors import RequestError, UserError
 from ..kbdif.spec import InputSpec
 from ..link.messages import (
     REASON,
@@ -43,6 +41,7 @@ from .backing import BackingFactory
 from .device import Device
 from .displaybuffers import stored_number
 from .input import Input, Inputs
+from .keeper import keep_compositor
 from .ports import Ports
 from .releases import Releases
 from .scene import Scene
@@ -52,7 +51,6 @@ from .store import EVTCHN, GRANTS, STATE, FdStore
 
 log = logging.getLogger(__name__)
 
-_FIRST_PAUSE, _LAST_PAUSE = 0.25, 8.0
 _LIVED_LONG = 10.0
 
 
@@ -75,6 +73,7 @@ class Worker:
         self._chosen_blindly = False
         self._driver = ""
         self._compositor_there = asyncio.Event()
+        self._restoring: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
     # -- beginning
@@ -106,7 +105,7 @@ class Worker:
         self._store.add(GRANTS, self._grants.fd)
         for device in self._devices.values():
             device.start()
-        self._spawn(self._keep_compositor())
+        self._spawn(keep_compositor(self.config.display.socket, self.scene.domain, self._found, self._lost))
 
     def take_over(self, domid: int, files: dict[str, int]) -> None:
         """Go on from the state of another process, of domain ``domid``.
@@ -240,56 +239,23 @@ class Worker:
 
     # -- the compositor
 
-    async def _keep_compositor(self) -> None:
-        """Connect, and connect again whenever the compositor went away, in growing pauses."""
-        loop = asyncio.get_running_loop()
-        # in a thread: Python's import of it takes longer than a frontend waits, on slow machines
-        module = await loop.run_in_executor(None, importlib.import_module, "xen_dmabuf.worker.compositor")
-        reported, pause, at_once = "", _FIRST_PAUSE, False
-        while True:
-            lost = asyncio.Event()
-            began = loop.time()
-            compositor = module.Compositor(self.config.display.socket, functools.partial(self._lost, lost))
-            try:
-                await compositor.connect()
-            except (OSError, ConnectionLost, RuntimeError, ValueError) as error:
-                compositor.close()
-                reason = str(error)
-                at_once = False
-            else:
-                self._found(compositor, at_once)
-                at_once = True
-                restore = self._spawn(self._restore())
-                await lost.wait()
-                restore.cancel()
-                reason = "the compositor ended the connection"
-                if loop.time() - began > _LIVED_LONG:
-                    reported, pause = "", _FIRST_PAUSE
-            if reason != reported:
-                reported = reason
-                log.warning("no compositor", extra=fields(domain=self.scene.domain, reason=reason))
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, _LAST_PAUSE)
-
     def _found(self, compositor: Any, at_once: bool) -> None:
-        """``at_once``: it was lost and is there again, so it was only this connection that ended."""
+        """keep_compositor() has connected."""
         self.scene.compositor = compositor
         self._compositor_there.set()
-        log.info(
-            "compositor connected",
-            extra=fields(domain=self.scene.domain, socket=self.config.display.socket),
-        )
         if self._chosen_blindly and not any(list(d.buffers) for d in self._devices.values()):
             self._drop_factory()  # the compositor may name another GPU
         for device in self._devices.values():
             device.compositor_found(at_once)
+        self._restoring = self._spawn(self._restore())
 
-    def _lost(self, lost: asyncio.Event) -> None:
-        """At once, so that nobody uses an object of the dead connection."""
+    def _lost(self) -> None:
+        """keep_compositor()'s connection has ended."""
+        if self._restoring:
+            self._restoring.cancel()
         self.scene.compositor = None
         for device in self._devices.values():
             device.compositor_lost()
-        lost.set()
 
     async def _restore(self) -> None:
         if self._devices and self._factory is None:
