@@ -89,12 +89,12 @@ class FakeStore:
 class FakeChild:
     """A worker that takes every connector and gives everything back.
 
-    ``hello`` is what it says first; without a domain it is started, as a new one is. Answers are
+    ``hello`` is what it says first, None: nothing yet; without a domain it is started, as a new one is. Answers are
     by type of what it is asked; None: it keeps silent.
     """
 
     made: list[FakeChild] = []
-    hello = Hello(-1)
+    hello: Hello | None = Hello(-1)
     answers = {
         Start: lambda _: Ready(),
         Connect: lambda asked: Connected(asked.device),
@@ -113,7 +113,8 @@ class FakeChild:
     def begin(self):
         self.begun += 1
         self.stopped = False
-        asyncio.get_running_loop().call_soon(self.say, self.hello)
+        if self.hello:
+            asyncio.get_running_loop().call_soon(self.say, self.hello)
 
     def say(self, message):
         """What the worker sends, unless the link was given up."""

@@ -52,7 +52,7 @@ from xen_dmabuf.link.messages import (
 )
 from xen_dmabuf.supervisor import events
 from xen_dmabuf.supervisor.control import ControlServer
-from xen_dmabuf.supervisor.status import SCHEMA, DeviceState, DomainState, Event, Totals
+from xen_dmabuf.supervisor.status import SCHEMA, DeviceState, DomainState, Event, IdleState, Totals
 
 SCHEMA_PAGE = Path(__file__).parents[2] / "docs/status-schema.md"
 
@@ -153,6 +153,7 @@ def test_the_page_names_every_field_with_its_type(page):
     assert page["Input"] == types_of(InputStatus, DeviceState)
     assert page["Connector"] == types_of(ConnectorStatus)
     assert page["Buffer"] == types_of(BufferStatus)
+    assert page["Idle screen"] == types_of(IdleState)
     assert page["Totals"] == types_of(Totals)
     assert page["Event"] == types_of(Event)
     assert f"`schema` is {SCHEMA}." in SCHEMA_PAGE.read_text()

@@ -203,7 +203,7 @@ def test_no_unit_has_a_capability(name):
 
 
 def test_unit_files_are_well_formed():
-    for path in DATA.iterdir():
+    for path in (path for path in DATA.rglob("*") if path.is_file()):
         parser = configparser.ConfigParser(strict=False, interpolation=None)
         parser.optionxform = str  # type: ignore[assignment]
         parser.read_string(path.read_text())
@@ -216,12 +216,12 @@ AS_SYSTEMD = """
 import os, sys
 os.dup2(int(sys.argv[1]), 3)
 os.environ["LISTEN_PID"] = str(os.getpid())
-os.execv(sys.executable, [sys.executable, "-m", "xen_dmabuf.worker", "5"])
+os.execv(sys.executable, [sys.executable, "-m", "xen_dmabuf.worker", sys.argv[2]])
 """
 
 
 @contextlib.contextmanager
-def worker_process(folder: Path, **variables: str) -> Iterator[tuple[subprocess.Popen, str]]:
+def worker_process(folder: Path, instance: str = "5", **variables: str) -> Iterator[tuple[subprocess.Popen, str]]:
     """A worker that has its link from us, as from systemd; (process, path of the link)."""
     path = str(folder / "5.sock")
     with socket.socket(socket.AF_UNIX) as listening:
@@ -236,7 +236,7 @@ def worker_process(folder: Path, **variables: str) -> Iterator[tuple[subprocess.
         environment.pop("NOTIFY_SOCKET", None)
         environment |= variables
         process = subprocess.Popen(
-            [sys.executable, "-c", AS_SYSTEMD, str(descriptor)],
+            [sys.executable, "-c", AS_SYSTEMD, str(descriptor), instance],
             env=environment,
             pass_fds=[descriptor],
             text=True,

@@ -22,6 +22,9 @@ CACHES = ("auto", "always", "never", "guest")
 SCALES = ("down", "fit", "stretch", "none")
 PLACEMENTS = ("window", "maximised", "fullscreen")
 KEYBOARDS = ("after-click", "always")
+ABSENT = ("nothing", "idle")
+MOST_IDLE = 16
+"""Screens that may have an idle picture without their guest."""
 _COLOUR = re.compile("#[0-9a-fA-F]{6}")
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -63,7 +66,8 @@ class ConnectorConfig:
 
     ``output``: a wl_output's name, "" for the compositor's choice. ``ivi_id``: 0 for none.
     ``idle``: "#rrggbb" or the path of a PPM file. ``refresh_per_second``: of a guest that draws
-    without flips. ``keyboard``: whether keys need a click or touch in it first.
+    without flips. ``keyboard``: whether keys need a click or touch in it first. ``absent``: what is shown
+    while its guest isn't there; only a table without "*" names a screen that there is then.
     """
 
     output: str = text("", longest=256)
@@ -74,6 +78,7 @@ class ConnectorConfig:
     idle: str = text("#000000", longest=4096)
     refresh_per_second: int = number(15, low=1, high=60)
     keyboard: str = choice("after-click", KEYBOARDS)
+    absent: str = choice("nothing", ABSENT)
 
     def __post_init__(self) -> None:
         if not _COLOUR.fullmatch(self.idle) and not self.idle.startswith("/"):
@@ -102,6 +107,10 @@ class Config:
         for name, first in _NAMED.items():
             if first not in getattr(self, name):
                 raise CodecError(f'{name}: the table "{first}" is missing')
+        if len(self.idle_screens) > MOST_IDLE:
+            raise CodecError(
+                f'connector: absent = "idle" for {len(self.idle_screens)} screens; at most {MOST_IDLE} are allowed'
+            )
 
     def gpu_for(self, driver: str) -> Gpu:
         """The table [gpu.<driver>], else [gpu.default]."""
@@ -111,6 +120,12 @@ class Config:
     def guests_write_back(self) -> bool:
         """Whether guests are offered to write caches back themselves: before a worker runs, no GPU is known."""
         return any(gpu.caches == "guest" for gpu in self.gpu.values())
+
+    @property
+    def idle_screens(self) -> dict[str, ConnectorConfig]:
+        """Those that are shown without their guest, by "<domain name>.<unique-id>"."""
+        named = ((name, screen) for name, screen in self.connector.items() if "*" not in name)
+        return {name: screen for name, screen in named if screen.absent == "idle"}
 
     def quota_for(self, domain: str) -> Quota:
         """The table [quota.<domain name>], else [quota.default]."""

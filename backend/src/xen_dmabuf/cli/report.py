@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+_IDLE = {"shown": "shown", "guest": "not shown, its guest is there", "waits": "waits for the compositor or its worker"}
+
 
 def printable(text: str) -> str:
     """A worker's strings are as its DomU may have them: they bring no control codes to a terminal."""
@@ -20,6 +22,8 @@ def status_lines(answer: dict[str, Any]) -> Iterator[str]:
 def _lines(answer: dict[str, Any]) -> Iterator[str]:
     for domain in answer["domains"]:
         yield from _domain_lines(domain)
+    for screen in answer["idle"]:
+        yield f"idle picture of {screen['name']}: {_IDLE.get(screen['state'], screen['state'])}"
     totals = answer["totals"]
     yield f"{totals['domains']} domain(s), {totals['pixel_bytes_copied']} bytes of pixels copied"
 

@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from .. import codec
 from ..codec import CodecError, number, required, text
-from ..config import Config
+from ..config import MOST_IDLE, Config, ConnectorConfig
 from ..displif.spec import ConnectorSpec
 from ..kbdif.spec import InputSpec
 from ..record import record
@@ -31,6 +31,7 @@ REASON = 500
 
 _DEVICE = 99_999
 _NAMES = 64
+_TITLE = 512
 
 
 class Message:
@@ -95,6 +96,29 @@ class Rename(Message):
 @record
 class AskStatus(Message):
     """The worker answers Report."""
+
+
+@record
+class IdleScreen(Message):
+    """A screen without its guest, by its name in the configuration. ``width``, ``height``: pixels that it had last,
+    0: not known. ``undecided``: whether its guest is there is not known yet, so its window stays, or isn't opened."""
+
+    name: str = text(longest=_TITLE)
+    title: str = text(longest=_TITLE)
+    app_id: str = text(longest=_TITLE)
+    width: int = number(0, high=16384)
+    height: int = number(0, high=16384)
+    settings: ConnectorConfig = field(default_factory=ConnectorConfig)
+    undecided: bool = False
+
+
+@record
+class ShowIdle(Message):
+    """To the worker without a guest: have windows for these screens and no others, in the compositor at
+    ``socket``. It answers IdleShown, and again whenever that changes."""
+
+    socket: str = text(longest=4096)
+    screens: tuple[IdleScreen, ...] = ()
 
 
 # -- from the worker
@@ -273,9 +297,21 @@ class Report(Message):
     status: WorkerStatus = field(default_factory=WorkerStatus)
 
 
+@record
+class IdleShown(Message):
+    """The names of the screens that have a window."""
+
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.names) > MOST_IDLE:
+            raise CodecError(f"idle-shown: {len(self.names)} names are too many")
+
+
 TO_WORKER = (Start, Connect, Disconnect, ConnectInput, DisconnectInput, Rename, AskStatus)
+TO_IDLE = (ShowIdle,)
 TO_SUPERVISOR = (
-    *(Hello, Ready, Report),
+    *(Hello, Ready, Report, IdleShown),
     *(Connected, Refused, Failed, Disconnected),
     *(InputConnected, InputRefused, InputDisconnected),
 )
@@ -294,7 +330,7 @@ def parse(data: bytes, known: tuple[type[Message], ...]) -> Message:
     kinds = [kind for kind in known if name == kind.TYPE]
     if not kinds:
         raise CodecError(f"unknown message {str(name)[:40]!r}")
-    if len(data) > LONGEST and kinds[0] is not Report:
+    if len(data) > LONGEST and kinds[0] not in (Report, ShowIdle):
         raise CodecError(f"{name}: {len(data)} bytes are too many")
     message: Message = codec.decode(kinds[0], fields, str(name))
     return message

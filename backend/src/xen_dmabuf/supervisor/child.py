@@ -17,7 +17,7 @@ from ..codec import CodecError
 from ..link import messages
 from ..link.messages import Hello, Message
 from ..log import RateLimit, fields
-from .units import Units
+from .units import Units, Which
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Child:
 
     def __init__(
         self,
-        domid: int,
+        domid: Which,
         units: Units,
         on_message: Callable[[Message], None],
         on_lost: Callable[[], None],

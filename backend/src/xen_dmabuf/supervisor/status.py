@@ -38,6 +38,15 @@ class DomainState:
 
 
 @record
+class IdleState:
+    """A screen that the configuration shows without its guest. ``state``: shown, its idle picture has a window;
+    guest, its guest is there or may be; waits, it is to be shown, and there is no compositor or no worker yet."""
+
+    name: str
+    state: str
+
+
+@record
 class Totals:
     """Of all domains: their number, bytes of pixels that were copied."""
 

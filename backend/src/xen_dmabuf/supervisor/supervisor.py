@@ -27,6 +27,7 @@ from ..link.messages import (
     Disconnect,
     DisconnectInput,
     Hello,
+    IdleShown,
     InputConnected,
     InputDisconnected,
     InputRefused,
@@ -43,9 +44,10 @@ from .child import Child
 from .control import ControlServer
 from .device import Device, Ties
 from .events import Events
+from .idle import IdleScreens
 from .lock import Instance
 from .status import SCHEMA, DeviceState, DomainState, Event, Totals
-from .units import Units
+from .units import IDLE, Units, Which
 from .vdispl import VDispl
 from .vkbd import VKbd
 from .xenstore import XenStore
@@ -146,6 +148,7 @@ class Supervisor:
         self._events = Events()
         self._notifier = Notifier()
         self._starving = RateLimit(1, 60.0)
+        self._idle = IdleScreens(lambda *callbacks: Child(IDLE, units, *callbacks), self._spawn)
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT; SIGHUP: reload()."""
@@ -178,6 +181,7 @@ class Supervisor:
     def leave(self) -> None:
         """Let everything be as it is: workers go on, and no frontend hears of it."""
         self._ended = True
+        self._idle.leave()
         for domain in self._domains.values():
             domain.child.leave()
             for device in domain.all_devices():
@@ -199,6 +203,7 @@ class Supervisor:
             if config.control_socket != self._config.control_socket:
                 log.warning("control_socket stays as it is until the service is restarted")
             self._config = config
+            self._look_for_absent()
             log.info("configuration read again: it holds for workers that start from now on")
         finally:
             self._notifier.say("READY=1")
@@ -246,8 +251,8 @@ class Supervisor:
             running = await self._units.running()
         except OSError as error:
             return str(error)
-        for domid in sorted(running):
-            if domid in self._domains and self._domains[domid].begun:
+        for domid in sorted(running, key=str):
+            if self._is_known(domid):
                 continue
             try:
                 await self._units.stop(domid)
@@ -256,6 +261,12 @@ class Supervisor:
             else:
                 log.info("worker of a domain without device stopped", extra=fields(domid=domid))
         return failed
+
+    def _is_known(self, which: Which) -> bool:
+        """Whether its worker is to be there."""
+        if isinstance(which, str):
+            return self._idle.runs
+        return which in self._domains and self._domains[which].begun
 
     # -- watches
 
@@ -302,6 +313,12 @@ class Supervisor:
             for device in domain.all_devices():
                 device.domain_gone = gone
             self._touch_all(domain)
+        if not self._dirty:
+            self._look_for_absent()
+
+    def _look_for_absent(self) -> None:
+        """Whose guest isn't there may have changed."""
+        self._idle.update(self._config, self._domains.values())
 
     def touch(self, place: int, domid: int, number: int) -> None:
         """Step this device soon; many watches of one moment are one step."""
@@ -330,6 +347,7 @@ class Supervisor:
                     extra=fields(domid=domid, device=number, reason=error),
                 )
                 asyncio.get_running_loop().call_later(_RETRY, self.touch, place, domid, number)
+        self._look_for_absent()
 
     def _step(self, kind: type[Device], domid: int, number: int) -> None:
         domain = self._domains.get(domid)
@@ -482,6 +500,8 @@ class Supervisor:
             domain.silent = False
             domain.status.set_result(message.status)
             return
+        elif isinstance(message, IdleShown):
+            raise CodecError("idle-shown from a guest's worker")
         else:
             kind = VKbd if isinstance(message, _OF_INPUTS) else VDispl
             device = domain.of_kind(kind).get(message.device)  # type: ignore[attr-defined]
@@ -569,7 +589,8 @@ class Supervisor:
         domains = await asyncio.gather(*(self._domain_status(domain) for domain in list(self._domains.values())))
         copied = sum(domain["pixel_bytes_copied"] for domain in domains)
         totals = asdict(Totals(len(domains), copied))
-        return {"schema": SCHEMA, "domains": list(domains), "totals": totals}
+        idle = [asdict(state) for state in self._idle.status()]
+        return {"schema": SCHEMA, "domains": list(domains), "idle": idle, "totals": totals}
 
     async def domains(self) -> dict[str, Any]:
         """The part of status() that the supervisor knows itself: no worker is waited for."""

@@ -27,6 +27,11 @@ class VDispl(Device):
     def _quota(self) -> Quota:
         return self._config().quota_for(self.name)
 
+    @property
+    def connectors(self) -> tuple[ConnectorSpec, ...]:
+        """What its frontend published when it connected last."""
+        return self._published or ()
+
     def _decide(self, view: View) -> Action:
         return decide(view)
 

@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: MIT
-"""`python3 -m xen_dmabuf.worker DOMID`: first aid, then the worker. See main.py and firstaid.py."""
+"""`python3 -m xen_dmabuf.worker DOMID`: first aid, then the worker. See main.py and firstaid.py.
+
+"idle" in the place of a domain's number: idle.py.
+"""
 
 import os
 import sys
 import time
 
-if len(sys.argv) != 2 or not sys.argv[1].isdecimal():
-    sys.exit("usage: python3 -m xen_dmabuf.worker DOMID (started by systemd only)")
-domid = int(sys.argv[1])
+if len(sys.argv) != 2 or not (sys.argv[1].isdecimal() or sys.argv[1] == "idle"):
+    sys.exit("usage: python3 -m xen_dmabuf.worker DOMID|idle (started by systemd only)")
+domid = -1 if sys.argv[1] == "idle" else int(sys.argv[1])
 
 from .received import received  # noqa: E402 (in the order in which a DomU waits for them)
 
 files = received()
 answered, answered_at = 0, 0.0
-if "state" in files and "evtchn" in files:
+if domid >= 0 and "state" in files and "evtchn" in files:
     from .firstaid import answer_flips
 
     try:
@@ -28,9 +31,14 @@ if "state" in files and "evtchn" in files:
 # asyncio does without it, and importing it takes a tenth of the start
 sys.modules["ssl"] = None  # type: ignore[assignment]
 
-from .main import main  # noqa: E402
+if domid < 0:
+    from .idle import main as idle
 
-status = main(domid, files, answered, answered_at)
+    status = idle(files)
+else:
+    from .main import main
+
+    status = main(domid, files, answered, answered_at)
 try:  # noqa: SIM105
     sys.stderr.flush()
 except OSError:
