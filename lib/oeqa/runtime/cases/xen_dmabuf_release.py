@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: MIT
 """Crash-release: a DomU ends in every phase and in every way; nothing stays, nobody else notices."""
 
-from oeqa.runtime.xen_dmabuf.case import XenDmabufWitnessedCase
+from oeqa.runtime.xen_dmabuf import picture
+from oeqa.runtime.xen_dmabuf.case import SHOWN_SECONDS, XenDmabufWitnessedCase
 from oeqa.runtime.xen_dmabuf.crash import STUCK, begin_end, reach, wait_for_release
 from oeqa.runtime.xen_dmabuf.dom0 import poll
+
+IDLE_STREAM = 200
+IDLE_SIZE = (640, 480)  # of the DomU's screen, and of the window of a screen that was never seen
 
 
 class XenDmabufReleaseTest(XenDmabufWitnessedCase):
@@ -61,11 +65,37 @@ class XenDmabufReleaseTest(XenDmabufWitnessedCase):
         domu.destroy()
         self.assert_nothing_left(memory, domu)
 
+    def idle_screen(self):
+        """What the backend says of the one screen that is to be shown without its guest."""
+        (screen,) = self.dom0.status()["idle"]
+        return screen["state"]
+
+    def assert_idle_picture(self, idle):
+        """The idle picture is on Dom0's screen, equal in every pixel."""
+        poll(lambda: picture.find(self.dom0.screenshot(), idle), SHOWN_SECONDS, "the idle picture on Dom0's screen")
+        poll(lambda: self.idle_screen() == "shown", SHOWN_SECONDS, "status says so")
+
+    def assert_no_idle_picture(self):
+        """Nor any part of it that has a label."""
+        poll(lambda: self.idle_screen() == "guest", SHOWN_SECONDS, "the end of the idle picture")
+        poll(
+            lambda: not picture.has_stream(self.dom0.screenshot(), IDLE_STREAM, IDLE_SIZE[0]),
+            SHOWN_SECONDS,
+            "no second window on Dom0's screen",
+        )
+
     def test_next_domu_shows_its_picture(self):
+        """Before, between and after them the idle picture is there, and never beside them."""
+        idle = picture.frame(*IDLE_SIZE, IDLE_STREAM, 1)
+        self.addCleanup(self.dom0.hide_idle)
+        self.dom0.show_idle("xen-dmabuf-1.id0", idle)
+        self.assert_idle_picture(idle)
         memory = self.dom0.memory()
         for number in (1, 2):
             domu = self.domu(stream=number)
             domu.start()
             self.assert_flips(domu)
+            self.assert_no_idle_picture()
             domu.destroy()
             self.assert_nothing_left(memory, domu)
+            self.assert_idle_picture(idle)

@@ -43,6 +43,8 @@ _AGENT_RUNS = f"cd {TOOLS} && read -r agent < agent.pid && [ /proc/$agent/cwd -e
 _END_AGENT = f"! {{ {_AGENT_RUNS}; }} 2> /dev/null || kill $agent"
 _DROP_IN = "/run/systemd/system/{unit}.d/zz-xen-dmabuf-test.conf"
 _MORE_CONFIGURATION = f"{BACKEND_CONFIGURATION}.d/zz-xen-dmabuf-test.toml"
+# not below /tmp, which the backend's units have of their own
+_IDLE_PICTURE = "/run/xen-dmabuf-test.ppm"
 _RELOAD = "systemctl reload xen-dmabuf-backend"
 _PERSISTENT_GRANTS = "/sys/module/xen_blkback/parameters/feature_persistent"
 # Disks that are connected from now on keep no grants: Xen's table couldn't tell them from a picture's.
@@ -176,6 +178,20 @@ class Dom0:
     def restore_backend(self) -> None:
         """Undo configure_backend()."""
         self.run(f"rm -f {_MORE_CONFIGURATION}; {_RELOAD}")
+
+    def show_idle(self, screen: str, shown: picture.Picture) -> None:
+        """Show a picture where a screen's guest isn't there, until hide_idle()."""
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(picture.ppm(shown))
+            file.flush()
+            self.target.copyTo(file.name, _IDLE_PICTURE)
+        self.run(f"chmod 644 {_IDLE_PICTURE}")
+        self.configure_backend(f'[connector."{screen}"]\nabsent = "idle"\nidle = "{_IDLE_PICTURE}"\n')
+
+    def hide_idle(self) -> None:
+        """Undo show_idle()."""
+        self.restore_backend()
+        self.run(f"rm -f {_IDLE_PICTURE}")
 
     def _write(self, path: str, text: str, then: str) -> None:
         self.run(f"mkdir -p {os.path.dirname(path)} && printf %s {shlex.quote(text)} > {path} && {then}")

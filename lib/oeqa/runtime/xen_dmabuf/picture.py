@@ -134,6 +134,11 @@ def frame(width: int, height: int, stream: int, number: int) -> Picture:
     return [bytes(row) for row in rows]
 
 
+def ppm(picture: Picture) -> bytes:
+    """The picture as a binary PPM file."""
+    return b"P6\n%d %d\n255\n" % (len(picture[0]) // 3, len(picture)) + b"".join(picture)
+
+
 def as_rgb565(picture: Picture) -> Picture:
     """What is left of a picture in a buffer of 16 bits a pixel, expanded again as a GPU does."""
     five = bytes((v >> 3) << 3 | v >> 5 for v in range(256))
