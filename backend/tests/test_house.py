@@ -83,6 +83,7 @@ WAITS = {
         "limits.IMPORT": "ATTACH is waited for, and what comes later is shown later",
     },
     "worker/picture.py": {"deadline": "HIDDEN, or 1/hidden_flips_per_second"},
+    "worker/presentation.py": {"seconds": "PRESENTED"},
     "worker/ports.py": {"delay": "STORM"},
     "worker/refresher.py": {"self._interval": "a guest that doesn't ask"},
     "worker/releases.py": {"end - loop.time()": "DESTROY, REPLACE or DISCONNECT", "self._pause": "LOOK_LAST"},
@@ -126,7 +127,7 @@ ANSWERS = {
     "plain": ON_TIME,
     "create": [*ON_TIME, limits.GPU_CHOICE],
     "attach": [*ON_TIME, limits.ATTACH],  # GPU, replaced strategies and imports are waited for together
-    "destroy": [*ON_TIME, max(limits.DESTROY, limits.LOOK_LAST)],
+    "destroy": [*ON_TIME, limits.PRESENTED, max(limits.DESTROY, limits.LOOK_LAST)],
     "flip": [*ON_TIME, limits.FLIP_TURN],
     "after a take-over": [limits.TAKE_OVER, limits.REPLAY],  # whatever was in the ring
 }
@@ -150,7 +151,9 @@ def test_no_way_to_an_event_is_longer_than_its_frontend_waits(path):
 def test_what_is_waited_for_together_fits_in():
     assert limits.GPU_CHOICE < limits.ATTACH and limits.REPLACE < limits.ATTACH
     assert SLOWEST_HIDDEN <= limits.HIDDEN
-    assert limits.DISCONNECT + 2 < limits.RELEASE <= 12, "one that keeps its deadline isn't ended, one that hangs is"
+    assert limits.PRESENTED + limits.DISCONNECT + 2 < limits.RELEASE <= 12, (
+        "one that keeps its deadline isn't ended, one that hangs is"
+    )
 
 
 def test_a_wait_is_cut_by_its_deadline_only():

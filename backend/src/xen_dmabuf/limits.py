@@ -25,6 +25,8 @@ GPU_CHOICE = 1.5
 """The first buffer waits for the compositor, which names its GPU."""
 DESTROY = 2.2
 """DBUF_DESTROY waits for the compositor to let go."""
+PRESENTED = 0.5
+"""Before that, and before a device's pages are given back: until a frame without them reached the screen."""
 ATTACH = 2.4
 """FB_ATTACH waits for the compositor's import; what comes later is shown later."""
 REPLACE = 1.0

@@ -212,8 +212,8 @@ class Connector:
         self._stack.callback(self._ports.unbind, local)
         return local
 
-    async def close(self) -> None:
-        """Stop answering and give pages, ports and window back; idempotent."""
+    async def stop(self) -> None:
+        """Stop answering, and show nothing of the guest; idempotent."""
         self._waits = False
         self.reclaim()
         task, self._task = self._task, None
@@ -221,7 +221,21 @@ class Connector:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        self._refresher.stop()
+        self.flips.forget()
+        if self.window:
+            self.window.blank()
+
+    async def close(self) -> None:
+        """stop(), and give pages, ports and window back; idempotent."""
+        await self.stop()
         self.abandon()
+
+    async def reach_screen(self, by: float) -> None:
+        """Wait, within limits.PRESENTED and to a loop time, until what isn't shown any more isn't on the screen either."""
+        self.reclaim()
+        if self.window:
+            await self.window.picture.reach_screen(limits.left(limits.PRESENTED, by, self._loop.time()))
 
     def abandon(self) -> None:
         """close(), for a connector that hasn't begun to answer."""

@@ -11,6 +11,7 @@ import contextlib
 import errno
 from collections.abc import Awaitable, Callable
 
+from .. import limits
 from ..config import Quota
 from ..displif import geometry, wire
 from ..displif.spec import ConnectorSpec
@@ -138,10 +139,14 @@ class Device:
         """
         connectors, self.connectors = self.connectors, []
         for connector in connectors:
-            await connector.close()
-            self._state.give_journal(connector.slot)
+            await connector.stop()
         async with self._lock:
             self.framebuffers.close()
+        if any(buffer.was_read for buffer in self.buffers):
+            await self._reach_screen(connectors, limits.NO_DEADLINE)
+        for connector in connectors:
+            await connector.close()
+            self._state.give_journal(connector.slot)
         return await self.buffers.close()
 
     # -- requests that aren't connector specific
@@ -164,13 +169,22 @@ class Device:
         self._on_change()
 
     async def _destroy(self, cookie: int, by: float) -> None:
-        for framebuffer in self.framebuffers.on(self.buffers.get(cookie)):
+        buffer = self.buffers.get(cookie)
+        for framebuffer in self.framebuffers.on(buffer):
             self.framebuffers.drop(framebuffer)
+        if buffer.was_read:
+            await self._reach_screen(self.connectors, by)
         buffer = self.buffers.take(cookie)
         self._on_change()  # before its files go: a table that names them could not be gone on with
         await self.buffers.give_back(buffer, by)
 
     # -- what is shown
+
+    @staticmethod
+    async def _reach_screen(connectors: list[Connector], by: float) -> None:
+        """Before pages go that a GPU may still read: a driver without fences (galcore) says only by a frame that is
+        on the screen that it has read those before."""
+        await asyncio.gather(*(connector.reach_screen(by) for connector in connectors))
 
     def _drop(self, framebuffer: Framebuffer) -> None:
         for connector in self.connectors:

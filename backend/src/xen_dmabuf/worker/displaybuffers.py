@@ -59,6 +59,8 @@ class DisplayBuffer:
         self.data_ofs = data_ofs
         self.refs = refs
         self.backing: Backing | None = None
+        self.was_read = False
+        """Whether a compositor has read its pages by a wl_buffer that is gone."""
         self.refused: dict[str, str] = {}
         self.importing = asyncio.Lock()
         self.suspected = False

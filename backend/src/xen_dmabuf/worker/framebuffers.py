@@ -241,6 +241,7 @@ class Framebuffers:
         self._on_drop(framebuffer)
         del self._all[framebuffer.cookie]
         if framebuffer.image:
+            framebuffer.buffer.was_read |= framebuffer.image.dmabuf >= 0 and framebuffer.image.shown_at is not None
             framebuffer.image.destroy()
             framebuffer.image = None
         self._scene.flush()

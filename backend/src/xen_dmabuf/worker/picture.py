@@ -147,6 +147,19 @@ class Picture:
         self._pending.clear()
         self._next = None
 
+    async def reach_screen(self, seconds: float) -> None:
+        """Wait, no longer than so, until what is shown now is on the screen, and nothing else of before."""
+        if self._ready and not self.hidden and self._alive():
+            if self._next:
+                self._commit(*self._next)
+            await self.presentation.reach(self._surface, self._commit_again, seconds)
+
+    def _commit_again(self) -> None:
+        if self._alive():
+            self._frames.damage()  # without it a compositor may see nothing to draw
+            self._frames.commit()
+            self._compositor.flush()
+
     def place_again(self) -> None:
         """The window has another size; whoever calls this commits its surface."""
         if self._shown and self._alive():
