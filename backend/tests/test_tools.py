@@ -225,6 +225,11 @@ def test_cards_are_found_in_sysfs_by_number(tmp_path):
     assert gpu.card_of_device(os.makedev(226, 128), sysfs) == "/dev/dri/card9"
     assert gpu.card_of_device(os.makedev(226, 0), sysfs) is None
     assert gpu._connected("card9", sysfs) and not gpu._connected("card10", sysfs) and not gpu._connected("card1", sysfs)
+    for name, number in (("card9", "226:9"), ("renderD137", "226:137"), ("odd", "x")):
+        (tmp_path / f"dev/char/1:3/device/drm/{name}").mkdir(parents=True)
+        (tmp_path / f"dev/char/1:3/device/drm/{name}/dev").write_text(f"{number}\n")
+    assert gpu.device_numbers(os.devnull, sysfs) == {os.makedev(*pair) for pair in ((1, 3), (226, 9), (226, 137))}
+    assert gpu.device_numbers(f"{sysfs}/nowhere", sysfs) == set()
     assert gpu.list_cards(sysfs, str(device)) == [], "folders are no nodes: each is left out, with a warning"
 
 

@@ -8,6 +8,7 @@ only has to be large enough. One thread only.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Protocol
 
 from ..displif import fourcc
@@ -16,6 +17,11 @@ from ..record import record
 from ..xen.gntdev import PAGE_SIZE
 
 _ROW = 1024  # pixels of 32 bits that fill one page
+ScansOut = Callable[[int], bool | None]
+
+
+def says_nothing(_code: int) -> None:
+    """The ScansOut of a compositor that doesn't say."""
 
 
 @record
@@ -117,18 +123,23 @@ class _GbmObject:
             self.fd = -1
 
 
+def uses(scans_out: bool | None) -> tuple[int, ...]:
+    """The flags of gbm_bo_create() to try, in this order; ``scans_out``: what the compositor prefers, None if it
+    doesn't say. Then memory that can be scanned out comes first, as more devices read it than any other."""
+    scanout, rendering, any_ = gbm.USE_LINEAR | gbm.USE_SCANOUT, gbm.USE_LINEAR | gbm.USE_RENDERING, gbm.USE_LINEAR
+    if scans_out is None:
+        return scanout, rendering, any_
+    return (scanout | rendering, scanout, rendering, any_) if scans_out else (rendering, scanout, any_)
+
+
 class GbmAllocator:
     """libgbm: what a vendor's EGL accepts at import (i.MX8: nothing else is)."""
 
     name = "gbm"
-    _FLAGS = (
-        gbm.USE_LINEAR | gbm.USE_SCANOUT,
-        gbm.USE_LINEAR | gbm.USE_RENDERING,
-        gbm.USE_LINEAR,
-    )
 
-    def __init__(self, drm_fd: int, path: str) -> None:
+    def __init__(self, drm_fd: int, path: str, scans_out: ScansOut = says_nothing) -> None:
         self._path = path
+        self._scans_out = scans_out
         self._device = gbm.Device(drm_fd, path)
         self._has_16_bits = True
 
@@ -155,7 +166,7 @@ class GbmAllocator:
 
     def _create(self, width: int, height: int, code: int) -> _GbmObject:
         error: OSError | None = None
-        for flags in self._FLAGS:
+        for flags in uses(self._scans_out(code)):
             try:
                 return _GbmObject(self._device.create(width, height, code, flags))
             except OSError as failure:
@@ -167,7 +178,7 @@ class GbmAllocator:
         self._device.close()
 
 
-def open_allocator(name: str, drm_fd: int, path: str) -> Allocator:
-    """UserError if its library is missing, OSError if the device refuses."""
-    kinds: dict[str, type[GbmAllocator] | type[DumbAllocator]] = {"gbm": GbmAllocator, "dumb": DumbAllocator}
-    return kinds[name](drm_fd, path)
+def open_allocator(name: str, drm_fd: int, path: str, scans_out: ScansOut = says_nothing) -> Allocator:
+    """UserError if its library is missing, OSError if the device refuses. ``scans_out(code)``: what the compositor
+    prefers for a format, see uses()."""
+    return GbmAllocator(drm_fd, path, scans_out) if name == "gbm" else DumbAllocator(drm_fd, path)

@@ -22,7 +22,7 @@ from typing import Protocol
 from ..config import Gpu
 from ..errors import UserError
 from ..xen.gntdev import Gntdev, GrantMapping
-from .allocators import Allocator, BufferObject, Shape, open_allocator
+from .allocators import Allocator, BufferObject, ScansOut, Shape, open_allocator, says_nothing
 
 _FIRST_NUMBER = 1024  # of a mapped dma-buf: the kernel knows it by this, also in another process
 
@@ -190,12 +190,21 @@ class BackingFactory:
     and the others go on.
     """
 
-    def __init__(self, domid: int, gpu: Gpu, drm_fd: int, drm_path: str, drm_why: str = "") -> None:
+    def __init__(
+        self,
+        domid: int,
+        gpu: Gpu,
+        drm_fd: int,
+        drm_path: str,
+        drm_why: str = "",
+        scans_out: ScansOut = says_nothing,
+    ) -> None:
         self._domid = domid
         self._gpu = gpu
         self._drm_fd = drm_fd
         self._drm_path = drm_path
         self._drm_why = drm_why
+        self._scans_out = scans_out
         self._allocators: dict[str, Allocator] = {}
 
     def close(self) -> None:
@@ -292,7 +301,7 @@ class BackingFactory:
 
     def _allocator(self, name: str) -> Allocator:
         if name not in self._allocators:
-            self._allocators[name] = open_allocator(name, self._drm_fd, self._drm_path)
+            self._allocators[name] = open_allocator(name, self._drm_fd, self._drm_path, self._scans_out)
         return self._allocators[name]
 
 

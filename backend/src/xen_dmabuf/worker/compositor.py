@@ -16,7 +16,6 @@ import logging
 import os
 import select
 import socket
-import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +24,7 @@ from ..displif import fourcc
 from ..errors import ConnectionLost, ImportRefused
 from ..log import fields
 from ..pump import loop
+from .feedback import IMPLICIT, Feedback, device_number
 from .image import Image
 from .outputs import Outputs
 from .protocols import (
@@ -62,12 +62,7 @@ _KNOWN = {interface.name: interface for interface in _SINGLE}
 _REQUIRED = ("wl_compositor", "wl_subcompositor", "wl_shm")
 _ROLES = ("xdg_wm_base", "ivi_application")
 _HIGHEST = {"zwp_linux_dmabuf_v1": 4, "wp_presentation": 1}
-_ENTRY = struct.Struct("<I4xQ")
-_LONGEST_TABLE = _ENTRY.size << 16  # indices have 16 bits
-_DEV_T = 8
 _FIONREAD = 0x541B  # asm-generic/ioctls.h; module termios is a package of its own in OpenEmbedded
-_MOD_LINEAR = 0
-_MOD_INVALID = 0x00FF_FFFF_FFFF_FFFF
 
 
 class Compositor:
@@ -85,14 +80,11 @@ class Compositor:
         self._writing = False
         self._losing = False
         self._globals: dict[str, Proxy] = {}
-        self._feedback: Proxy = None
-        self._table = b""
+        self._announcement: Proxy = None
         self._pending: set[asyncio.Future[Proxy]] = set()
         self._imports: set[Proxy] = set()
-        self.dmabuf_formats: dict[int, set[int]] = {}
-        self._announced: dict[int, set[int]] = {}
+        self.feedback = Feedback()
         self.shm_formats = {fourcc.ARGB8888, fourcc.XRGB8888}  # wl_shm always has these two
-        self.main_device: int | None = None
         self.presentation_clock = -1
         """clockid_t of wp_presentation's times, -1: it hasn't said."""
         self.windows: set[Window] = set()
@@ -166,7 +158,7 @@ class Compositor:
         for end in reversed(list(self.at_end.values())):
             end()
         WlRegistry.registry.clear()  # else pywayland would take the dead display for the new one
-        self._registry = self._feedback = None
+        self._registry = self._announcement = None
         self._globals.clear()
         self._imports.clear()
         display.disconnect()
@@ -256,22 +248,20 @@ class Compositor:
             window.outputs_changed()
 
     def _setup_dmabuf(self, proxy: Proxy, version: int) -> None:
+        feedback = self.feedback
         if version < 4:
-            proxy.dispatcher["format"] = lambda _p, code: self._add_format(self.dmabuf_formats, code, _MOD_INVALID)
-            proxy.dispatcher["modifier"] = lambda _p, code, high, low: self._add_format(
-                self.dmabuf_formats, code, high << 32 | low
-            )
+            proxy.dispatcher["format"] = lambda _p, code: feedback.add_format(code, IMPLICIT)
+            proxy.dispatcher["modifier"] = lambda _p, code, high, low: feedback.add_format(code, high << 32 | low)
             return
-        self._feedback = proxy.get_default_feedback()
-        self._feedback.dispatcher["format_table"] = self._on_table
-        self._feedback.dispatcher["main_device"] = self._on_main_device
-        self._feedback.dispatcher["tranche_formats"] = self._on_tranche
-        self._feedback.dispatcher["done"] = self._on_feedback_done
-
-    def _add_format(self, formats: dict[int, set[int]], code: int, modifier: int) -> None:
-        """Only what may be asked for later: a compositor can name others without end."""
-        if code in fourcc.BITS and modifier in (_MOD_LINEAR, _MOD_INVALID):
-            formats.setdefault(code, set()).add(modifier)
+        self._announcement = proxy.get_default_feedback()
+        hears = self._announcement.dispatcher
+        hears["format_table"] = self._on_table
+        hears["main_device"] = self._on_main_device
+        hears["tranche_target_device"] = lambda _p, device: feedback.tranche_device(device)
+        hears["tranche_flags"] = lambda _p, flags: feedback.tranche_flags(flags)
+        hears["tranche_formats"] = lambda _p, indices: feedback.tranche_formats(entries("<H", indices))
+        hears["tranche_done"] = lambda _p: feedback.tranche_done()
+        hears["done"] = lambda _p: feedback.done()
 
     def _add_shm_format(self, _shm: Proxy, number: int) -> None:
         code = fourcc.from_shm(number)
@@ -282,30 +272,24 @@ class Compositor:
         self.presentation_clock = clock
 
     def _on_table(self, _feedback: Proxy, fd: int, size: int) -> None:
-        """Read, not mapped: a file that is shorter than it says would end this process (SIGBUS)."""
         try:
-            self._table = os.pread(fd, min(size, _LONGEST_TABLE), 0)
+            self.feedback.read_table(fd, size)
         except OSError as error:
             log.warning("format table can't be read", extra=fields(socket=self._path, reason=error))
         finally:
             os.close(fd)
 
     def _on_main_device(self, _feedback: Proxy, device: bytes) -> None:
-        self.main_device = int.from_bytes(device, "little") or None if len(device) == _DEV_T else None
+        self.feedback.main_device = device_number(device)
 
-    def _on_feedback_done(self, _feedback: Proxy) -> None:
-        """All tranches are there; what comes after it is another announcement, which replaces this one."""
-        self.dmabuf_formats, self._announced = self._announced, {}
-
-    def _on_tranche(self, _feedback: Proxy, indices: bytes) -> None:
-        for (index,) in entries("<H", indices):
-            start = index * _ENTRY.size
-            if start + _ENTRY.size <= len(self._table):
-                self._add_format(self._announced, *_ENTRY.unpack_from(self._table, start))
+    @property
+    def main_device(self) -> int | None:
+        """dev_t of the GPU that it names, None for none."""
+        return self.feedback.main_device
 
     def takes_dmabuf(self, code: int) -> bool:
         """Whether linux-dmabuf is there and lists the format with linear or implicit layout."""
-        return code in self.dmabuf_formats
+        return self.feedback.preferred(code) is not None
 
     def takes_shm(self, code: int) -> bool:
         return code in self.shm_formats
@@ -346,10 +330,9 @@ class Compositor:
     async def import_dmabuf(self, fd: int, width: int, height: int, stride: int, offset: int, code: int) -> Image:
         """A wl_buffer over a dma-buf (the fd stays the caller's); never create_immed, so that a
         refusal is ImportRefused and not the end of the connection."""
-        if not self.takes_dmabuf(code):
+        modifier = self.feedback.modifier(code)
+        if modifier is None:
             raise ImportRefused(f"the compositor's linux-dmabuf does not list {fourcc.name(code)} as linear")
-        modifiers = self.dmabuf_formats[code]
-        modifier = _MOD_LINEAR if _MOD_LINEAR in modifiers else _MOD_INVALID
         params = self.bound("zwp_linux_dmabuf_v1").create_params()
         future = self._future()
         # kept until there is an answer, also when nobody waits any more: the buffer that comes with

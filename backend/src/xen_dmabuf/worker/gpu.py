@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 
@@ -76,6 +77,21 @@ def card_of_device(number: int, sysfs: str = "/sys") -> str | None:
     """The primary node's path of the device that dev_t ``number`` (card or render node) is of."""
     names = _primary_nodes(f"{sysfs}/dev/char/{os.major(number)}:{os.minor(number)}/device/drm")
     return f"/dev/dri/{names[0]}" if names else None
+
+
+def device_numbers(path: str, sysfs: str = "/sys") -> set[int]:
+    """The dev_t of a node, and of the other nodes of the same device; none if there is no such node."""
+    try:
+        own = os.stat(path).st_rdev
+    except OSError:
+        return set()
+    folder = f"{sysfs}/dev/char/{os.major(own)}:{os.minor(own)}/device/drm"
+    numbers = {own}
+    for name in _names(folder):
+        with contextlib.suppress(OSError, ValueError), open(f"{folder}/{name}/dev", encoding="ascii") as file:
+            major, minor = file.read().split(":")
+            numbers.add(os.makedev(int(major), int(minor)))
+    return numbers
 
 
 def choose(cards: list[Card], main_device: str | None) -> Card:

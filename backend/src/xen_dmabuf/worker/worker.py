@@ -303,7 +303,13 @@ class Worker:
             "caches",
             extra=fields(domain=self.scene.domain, state=caches.state),
         )
-        return BackingFactory(self.domid, settings, drm_fd, path, why)
+        devices = gpu.device_numbers(path)
+
+        def scans_out(code: int) -> bool | None:
+            compositor = self.scene.compositor
+            return compositor.feedback.scans_out(code, devices) if compositor else None
+
+        return BackingFactory(self.domid, settings, drm_fd, path, why, scans_out)
 
     def _drop_factory(self) -> None:
         factory, self._factory = self._factory, None
