@@ -270,7 +270,9 @@ class Server:
         )
         with contextlib.ExitStack() as stack:
             fds = tuple(self._files(kind, table, stack))
-            events = [(1, u32(size), fds), (2, array(device), ()), (5, array(indices), ()), (3, b"", ()), (0, b"", ())]
+            flags = 1 if self.honest else number(chance, 32)
+            tranche = [(4, array(device), ()), (6, u32(flags), ()), (5, array(indices), ()), (3, b"", ())]
+            events = [(1, u32(size), fds), (2, array(device), ()), *tranche, (0, b"", ())]
             if not self.honest and chance.random() < 0.1:
                 chance.shuffle(events)
             for opcode, body, files in events:
