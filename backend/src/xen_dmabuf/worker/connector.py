@@ -232,7 +232,7 @@ class Connector:
         self.abandon()
 
     async def reach_screen(self, by: float) -> None:
-        """Wait, within limits.PRESENTED and to a loop time, until what isn't shown any more isn't on the screen either."""
+        """Wait, within limits.PRESENTED and to a loop time, until what isn't shown any more isn't on the screen."""
         self.reclaim()
         if self.window:
             await self.window.picture.reach_screen(limits.left(limits.PRESENTED, by, self._loop.time()))
