@@ -250,9 +250,13 @@ class Window:
         return True
 
     def _lay_ground(self, size: Size) -> None:
-        """Without viewporter a buffer has to be as large as what it covers."""
+        """Without viewporter a buffer has to be as large as what it covers.
+
+        A line more, beyond the window: cage 0.1.4, which has no viewporter, shows a buffer of the output's
+        size without the picture on it.
+        """
         try:
-            larger = ground(self._compositor, size, self._settings)
+            larger = ground(self._compositor, (size[0], size[1] + 1), self._settings)
         except (OSError, ImportRefused) as error:
             log.error("window can't get its size", extra=fields(title=self._title, reason=error))
             return
