@@ -53,6 +53,10 @@ TESTS = (
     "xvfb",
     "xdotool",
     "libxen-dev",
+    # and against other compositors, where they are small: mutter and kwin-wayland aren't
+    "sway",
+    "cage",
+    "grim",
     # and import systemd-python, which pip compiles (requirements-native.txt)
     "libsystemd-dev",
     "pkg-config",
