@@ -22,17 +22,19 @@ from xen_dmabuf.kbdif.spec import InputSpec
 
 WIDTH, HEIGHT = 320, 240
 """Of each of the two outputs."""
+WINDOWS = ("xen-dmabuf.domu.id0", "xen-dmabuf.domu.id1,xen-dmabuf.other.id0")
 
 
 class Desk(Weston):
-    """Weston's kiosk shell with two outputs side by side: the window with app_id ending with ``id0`` is
-    fullscreen on the left one, the one with ``id1`` on the right one."""
+    """Weston's kiosk shell with two outputs side by side: the window of domain domu's ``id0`` is fullscreen
+    on the left one; that of its ``id1``, or of a domain ``other``, on the right one."""
 
     def __init__(self, directory) -> None:
         super().__init__(directory)
         self._display = ""
         self._x: subprocess.Popen | None = None
         self._screens: list[str] = []
+        self._doing: subprocess.Popen | None = None
 
     def start(self) -> None:
         reading, writing = os.pipe()
@@ -48,8 +50,8 @@ class Desk(Weston):
         config.write_text(
             "[core]\nidle-time=0\n"
             + "".join(
-                f"[output]\nname=X{number}\nmode={WIDTH}x{HEIGHT}\napp-ids=xen-dmabuf.domu.id{number}\n"
-                for number in (0, 1)
+                f"[output]\nname=X{number}\nmode={WIDTH}x{HEIGHT}\napp-ids={windows}\n"
+                for number, windows in enumerate(WINDOWS)
             )
         )
         with open(self.directory / "weston.log", "ab") as log:
@@ -90,7 +92,21 @@ class Desk(Weston):
         """What xdotool(1) can."""
         subprocess.run(["xdotool", *words], env=os.environ | {"DISPLAY": self._display}, check=True)
 
+    def do_all(self, *lines: str) -> None:
+        """As do(), one line after the other by one process: some ms for each, and nobody waits for it."""
+        if self._doing is None:
+            self._doing = subprocess.Popen(
+                ["xdotool", "-"], env=os.environ | {"DISPLAY": self._display}, stdin=subprocess.PIPE, text=True
+            )
+        assert self._doing.stdin and self._doing.poll() is None, "xdotool has ended"
+        self._doing.stdin.write("".join(f"{line}\n" for line in lines))
+        self._doing.stdin.flush()
+
     def stop(self, number: int = 15) -> None:
+        if self._doing and self._doing.stdin:
+            self._doing.stdin.close()
+            self._doing.wait(10)
+            self._doing = None
         super().stop(number)
         if self._x:
             self._x.terminate()

@@ -26,6 +26,7 @@ async def serving(
     quota: Quota | None = None,
     screen: ConnectorConfig | None = None,
     version: int = 2,
+    name: str = "domu",
 ):
     """A connected worker and its frontend; afterwards nothing may be left mapped or bound."""
     messages: list[Message] = []
@@ -34,7 +35,7 @@ async def serving(
     config = dataclasses.replace(config, connector={"*": screen or ConnectorConfig()})
     frontend = Frontend(xen, *sizes)
     specs = tuple(dataclasses.replace(spec, version=version) for spec in frontend.specs)
-    worker.start(5, "domu", config)
+    worker.start(5, name, config)
     worker.messages = messages
     try:
         await worker.connect(0, specs)

@@ -9,13 +9,16 @@ import dataclasses
 import os
 import random
 import select
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from hands import HEIGHT, WIDTH, Desk, Guest, desk
 from odd_seats import KEYBOARD, POINTER, TOUCH, OddSeats
 from serving import placed, serving
 from succession import Store, Succession
-from waiting import until
+from waiting import until, wait_until
 
 from xen_dmabuf.config import Config, ConnectorConfig, Display
 from xen_dmabuf.kbdif import packets
@@ -252,42 +255,114 @@ def test_a_worker_that_dies_with_a_key_held(xen, there, monkeypatch):
     asyncio.run(run())
 
 
-async def heard(guest: Guest, expected: list[tuple[int, bool]]) -> None:
+class Domain:
+    """typed_domain.py's process, and what it has said."""
+
+    def __init__(self, socket: str, name: str, server: str) -> None:
+        program = Path(__file__).with_name("typed_domain.py")
+        environment = os.environ | {"PYTHONPATH": f"{program.parents[1] / 'src'}:{program.parent}"}
+        self._process = subprocess.Popen(
+            [sys.executable, program, socket, name, str(WIDTH), str(HEIGHT), server],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+        )
+        os.set_blocking(self.fileno(), False)
+        self._rest = b""
+        self.ready = False
+        self.keys: list[tuple[int, bool]] = []
+        self.place = (-1, -1)
+        self.flips = 0
+
+    def read(self) -> Domain:
+        """All that it has said so far."""
+        assert self._process.poll() is None or not self._process.returncode, "the domain's process failed"
+        *lines, self._rest = (self._rest + (self._process.stdout.read() or b"")).split(b"\n")
+        for line in lines:
+            word, *numbers = line.split()
+            values = [int(number) for number in numbers]
+            if word == b"key":
+                self.keys.append((values[0], bool(values[1])))
+            elif word == b"at":
+                self.place = (values[0], values[1])
+            elif word == b"flips":
+                self.flips = values[0]
+            else:
+                assert word == b"ready", line
+                self.ready = True
+        return self
+
+    def end(self) -> None:
+        """Ask for the flips, and wait for its end."""
+        self._process.stdin.close()
+        self._process.wait(20)
+        self.read()
+
+    def fileno(self) -> int:
+        """Readable when it has said more."""
+        return self._process.stdout.fileno()
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.stdin.close()
+        self._process.wait(10)
+        self._process.stdout.close()
+
+
+@contextlib.contextmanager
+def two_domains(there: Desk, server: str):
+    """A domain on each of the desk's screens, each with a worker of its own."""
+    domains = [Domain(there.socket, name, server) for name in ("domu", "other")]
     try:
-        await until(lambda: len(guest.keys) == len(expected), "keys")
-    except AssertionError:
-        raise AssertionError(f"{guest.keys[-8:]} are {len(guest.keys)}, not {len(expected)}: {expected[-8:]}") from None
+        for domain in domains:
+            wait_until(lambda d=domain: d.read().ready, "the domain", 30)
+        yield domains
+    finally:
+        for domain in domains:
+            domain.kill()
 
 
-def test_each_guest_gets_what_was_typed_while_it_had_the_focus(xen, there):
-    """1,000 steps: the focus moves at random, and keys are typed into whoever has it."""
+def _hear(domains: list[Domain], keys: int) -> None:
+    """Wait until they have said so many keys; each time that somebody says something there are 10 s."""
+    while sum(len(domain.read().keys) for domain in domains) < keys:
+        assert select.select(domains, [], [], 10)[0], "keys that nobody hears"
+
+
+def _clicked(domains: list[Domain], expected: list[list[tuple[int, bool]]]) -> int:
+    """Who hears a click, and nothing else, after what is expected."""
+    _hear(domains, sum(map(len, expected)) + 2)
+    new = [domain.keys[len(keys) :] for domain, keys in zip(domains, expected, strict=True)]
+    click = [(BTN_LEFT, True), (BTN_LEFT, False)]
+    assert sorted(new) == [[], click], new
+    return new.index(click)
+
+
+def test_each_guest_gets_what_was_typed_while_it_had_the_focus(xen, there, request):
+    """1,000 steps: a click at random takes the focus to one of two domains that flip, and keys are typed at
+    once. Who has the focus is who heard the click: Weston's x11 backend now and then thinks the pointer still
+    at the edge of its other window."""
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     chance = random.Random(seed)
     letters = {"q": 16, "w": 17, "e": 18, "r": 19, "t": 20, "y": 21, "u": 22}
-
-    async def run():
-        async with typed(xen, there, width=WIDTH, height=HEIGHT) as (worker, _frontend, guests):
-            expected: list[list[tuple[int, bool]]] = [[], []]
-            focus, left = 0, 1000
-            while left > 0:
-                focus = chance.choice((focus, 1 - focus))
-                await aim(there, guests[focus], focus, chance.randrange(4, WIDTH - 4), chance.randrange(HEIGHT))
-                await hand(there.look_at, focus)
-                await hand(there.do, "click", "1")
-                typed_now = chance.choices(list(letters), k=chance.randrange(8))
-                expected[focus] += [(BTN_LEFT, True), (BTN_LEFT, False)]
-                await heard(guests[focus], expected[focus])
-                if typed_now:
-                    await hand(there.do, "key", "--delay", "1", *typed_now)
-                expected[focus] += [(letters[letter], down) for letter in typed_now for down in (True, False)]
-                await heard(guests[focus], expected[focus])
-                left -= 1 + len(typed_now)
-            assert guests[0].keys == expected[0]
-            assert guests[1].keys == expected[1]
-            assert all(device.status().events_dropped == 0 for device in worker.scene.inputs)
-
-    asyncio.run(run())
+    expected: list[list[tuple[int, bool]]] = [[], []]
+    moves, focus = 0, 0
+    with two_domains(there, request.node.callspec.params["xen"]) as domains:
+        for _ in range(1000):
+            there.do_all(f"mousemove {chance.randrange(2 * WIDTH)} {chance.randrange(HEIGHT)} mousedown 1 mouseup 1")
+            last, focus = focus, _clicked(domains, expected)
+            moves += focus != last
+            typed_now = chance.choices(list(letters), k=chance.randrange(4))
+            if typed_now:
+                there.do_all(f"key --delay 1 {' '.join(typed_now)}")
+            expected[focus] += [(BTN_LEFT, True), (BTN_LEFT, False)]
+            expected[focus] += [(letters[letter], down) for letter in typed_now for down in (True, False)]
+        _hear(domains, sum(map(len, expected)))
+        for domain in domains:
+            domain.end()
+        assert [domain.keys for domain in domains] == expected
+        assert moves > 250, "the focus moved"
+        assert min(domain.flips for domain in domains) > 100, "both flipped all the time"
 
 
 def test_a_guest_that_does_not_read_gets_all_that_ends_a_press(xen, there):
