@@ -70,7 +70,8 @@ def _device_lines(device: dict[str, Any]) -> Iterator[str]:
     for connector in device.get("connectors", ()):
         hidden = ", hidden" if connector["hidden"] else ""
         hidden = f" on {connector['output']}{hidden}" if connector["output"] else hidden
-        hidden += ", drawn without flips" if connector["refreshing"] else ""
+        again = connector["refresh_per_second"]
+        hidden += f", drawn without flips, shown again {again} times a second" if connector["refreshing"] else ""
         yield (
             f"    connector {connector['name']} {connector['width']}x{connector['height']}{hidden}:"
             f" {connector['flips_requested']} flips, {connector['flips_shown']} shown,"

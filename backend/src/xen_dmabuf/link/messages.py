@@ -225,6 +225,7 @@ class ConnectorStatus(Message):
     flip_age: int = number(-1, low=-1)
     frame_age: int = number(-1, low=-1)
     refreshing: bool = False
+    refresh_per_second: int = 0
     output: str = text("", longest=256)
     present_latency: int = number(-1, low=-1)
     present_missed: int = 0

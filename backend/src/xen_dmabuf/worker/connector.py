@@ -585,6 +585,7 @@ class Connector:
             self.flips.fb_cookie,
             bool(self.window and self.window.hidden),
             refreshing=self._refresher.runs,
+            refresh_per_second=self._settings.refresh_per_second if self._refresher.runs else 0,
             output=self.window.output if self.window else "",
             present_latency=self.window.presentation.latency if self.window else -1,
             present_missed=self.window.presentation.missed if self.window else 0,
