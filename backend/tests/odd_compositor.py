@@ -42,6 +42,7 @@ class _Client:
         self._unconfigured: dict[int, int] = {}
         self._attached: dict[int, int] = {}
         self.buffers: dict[int, int] = {}
+        self._roles: dict[int, int] = {}
         asyncio.get_running_loop().add_reader(connection, self._readable)
 
     def close(self) -> None:
@@ -88,6 +89,10 @@ class _Client:
             self._kinds[struct.unpack_from("@I", body)[0]] = _MAKES[kind, opcode]
             if kind == "xdg_wm_base":
                 self._unconfigured[struct.unpack("@II", body)[1]] = struct.unpack_from("@I", body)[0]
+        elif kind == "xdg_surface" and opcode == 1:  # get_toplevel
+            self._roles[identifier] = struct.unpack("@I", body)[0]
+        elif kind == "xdg_surface" and opcode == 3:  # set_window_geometry
+            self._owner.geometry = struct.unpack("@4i", body)[2:]
         elif kind == "wl_surface":
             self._surface(identifier, opcode, body)
         elif kind == "zwp_linux_dmabuf_v1" and opcode == 1:
@@ -98,6 +103,7 @@ class _Client:
             self._planes[identifier] = self._fds.pop(0)
         elif kind == "params" and opcode == 2:
             self._waiting.append(identifier)
+            self._owner.taken.add(struct.unpack("@2i2I", body)[2])
             self._owner.asked += 1
             if not self._owner.holding:
                 self.answer()
@@ -111,12 +117,21 @@ class _Client:
         elif opcode == 3:  # frame
             self._frames.append(struct.unpack("@I", body)[0])
         elif opcode == 6 and identifier in self._unconfigured:  # commit
-            self._send(self._unconfigured.pop(identifier), 0, struct.pack("@I", 1))
+            self.configure(self._unconfigured.pop(identifier))
         elif opcode == 6 and self._owner.ends_when_shown and self._attached.get(identifier) in self.buffers:
             asyncio.get_running_loop().call_later(0.02, self.close)
         elif opcode == 6:
             while self._frames:
                 self._send(self._frames.pop(0), 0, struct.pack("@I", 0))
+
+    def configure(self, surface: int = 0) -> None:
+        """An xdg_surface, or all that have a role: the bounds, if there are some, and any size."""
+        for identifier, toplevel in self._roles.items():
+            if surface in (0, identifier):
+                if self._owner.bounds:
+                    self._send(toplevel, 2, struct.pack("@2i", *self._owner.bounds))
+                    self._send(toplevel, 0, struct.pack("@2iI", 0, 0, 0))
+                self._send(identifier, 0, struct.pack("@I", 1))
 
     def _sync(self, new: int) -> None:
         self._send(new, 0, struct.pack("@I", 0))
@@ -127,6 +142,7 @@ class _Client:
     def _registry(self, new: int) -> None:
         self._kinds[new] = "wl_registry"
         for name, (interface, version) in enumerate(_GLOBALS.items(), 1):
+            version = 4 if interface == "xdg_wm_base" and self._owner.bounds else version
             text = interface.encode() + b"\0"
             text = struct.pack("@I", len(text)) + text.ljust(-(-len(text) // 4) * 4, b"\0")
             self._send(new, 0, struct.pack("@I", name) + text + struct.pack("@I", version))
@@ -136,7 +152,8 @@ class _Client:
         (new,) = struct.unpack_from("@I", body, len(body) - 4)
         self._kinds[new] = list(_GLOBALS)[name - 1]
         if self._kinds[new] == "zwp_linux_dmabuf_v1":
-            self._send(new, 1, struct.pack("@III", fourcc.XRGB8888, 0, 0))
+            for code in self._owner.formats:
+                self._send(new, 1, struct.pack("@III", code, 0, 0))
 
     def answer(self) -> None:
         """Say that all buffers are imported that were asked for."""
@@ -149,11 +166,24 @@ class _Client:
 
 
 class OddCompositor:
-    """A context manager. ``asked``: imports; ``destroyed``: wl_buffers that a client destroyed."""
+    """A context manager. ``asked``: imports; ``taken``: their formats; ``destroyed``: wl_buffers that a client
+    destroyed; ``geometry``: the last size of a window."""
 
     def __init__(
-        self, path: str, *, holding: bool = False, ends_connections: bool = False, ends_when_shown: bool = False
+        self,
+        path: str,
+        *,
+        holding: bool = False,
+        ends_connections: bool = False,
+        ends_when_shown: bool = False,
+        formats: tuple[int, ...] = (fourcc.XRGB8888,),
+        bounds: tuple[int, int] | None = None,
     ) -> None:
+        """``formats`` that it lists; ``bounds`` that it names for windows, None: none."""
+        self.formats = formats
+        self.bounds = bounds
+        self.taken: set[int] = set()
+        self.geometry: tuple[int, ...] = ()
         self.holding = holding
         self.ends_connections = ends_connections
         self.ends_when_shown = ends_when_shown
@@ -181,6 +211,12 @@ class OddCompositor:
     def buffers(self) -> int:
         """The wl_buffers that there are."""
         return sum(len(client.buffers) for client in self.clients)
+
+    def set_bounds(self, width: int, height: int) -> None:
+        """Name other bounds for all windows."""
+        self.bounds = width, height
+        for client in self.clients:
+            client.configure()
 
     def answer(self) -> None:
         """Answer all imports, and from now on at once."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import errno
+from itertools import pairwise
 
 import pytest
 from odd_compositor import OddCompositor
@@ -19,6 +20,7 @@ from xen_dmabuf.displif import wire as OP
 from xen_dmabuf.displif.geometry import Crop
 from xen_dmabuf.worker.ground import ground, read_ppm
 from xen_dmabuf.worker.protocols import XdgToplevel
+from xen_dmabuf.worker.refresher import Refresher
 
 
 def test_one_window_whatever_the_guest_shows(xen, weston):
@@ -54,9 +56,55 @@ def test_what_is_drawn_without_flips_is_shown(xen, weston):
             xen.page(first)[:] = drawn
             buffer = next(iter(worker._devices[0].buffers))
             await until(lambda: bytes(buffer.backing._pool_map[:4096]) == drawn, "the new content")
-            assert connector.status().refreshing and connector.counters.flips_requested == 0
+            status = connector.status()
+            assert (status.refreshing, status.refresh_per_second, status.flips_requested) == (True, 60, 0)
             assert await control.call(OP.OP_PG_FLIP, 1) == 0
-            assert not connector.status().refreshing, "it stops at the first flip"
+            status = connector.status()
+            assert (status.refreshing, status.refresh_per_second) == (False, 0), "it stops at the first flip"
+
+    asyncio.run(run())
+
+
+def test_what_is_drawn_without_flips_is_shown_within_100_ms(weston):
+    """As configured unless somebody says otherwise: between two times that it is shown again."""
+    shown: list[float] = []
+
+    async def run():
+        now = asyncio.get_running_loop().time
+
+        async def show():
+            shown.append(now())
+
+        refresher = Refresher(ConnectorConfig().refresh_per_second, show)
+        began = now()
+        refresher.start()
+        await until(lambda: len(shown) == 5, "five times")
+        refresher.stop()
+        gaps = [after - before for before, after in pairwise((began, *shown))]
+        assert min(gaps) < 0.1, "a busy host makes some of them longer"
+        assert 1 / ConnectorConfig().refresh_per_second <= 0.1
+        assert min(gaps) > 0.9 / ConnectorConfig().refresh_per_second, "a bounded rate"
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("name", ["RX24", "BX24", "RA24", "BA24"])
+def test_formats_of_other_frontends_are_taken_where_the_compositor_lists_them(xen, tmp_path, name):
+    wanted = fourcc.code(name)
+
+    async def run():
+        path = str(tmp_path / "odd")
+        xen.exports = True
+        with OddCompositor(path, formats=(fourcc.XRGB8888, wanted)) as odd:
+            async with serving(xen, path) as (worker, frontend):
+                status, _first = await frontend.buffer(1, 64, 48)
+                assert status == 0
+                control = frontend.connectors[0]
+                assert await control.call(OP.OP_FB_ATTACH, 1, 1, 64, 48, wanted) == 0
+                assert await control.call(OP.OP_SET_CONFIG, 1, 0, 0, 64, 48, 32) == 0
+                connector = worker._devices[0].connectors[0]
+                await until(lambda: placed(connector.window), "the picture")
+                assert wanted in odd.taken
 
     asyncio.run(run())
 
@@ -179,6 +227,52 @@ def test_a_window_fits_its_output(weston, scale):
             assert window._area == ((width, height) if scale == "down" else size)
 
     asyncio.run(run())
+
+
+def test_a_window_fits_the_bounds_that_the_compositor_names(tmp_path):
+    """configure_bounds, which Weston 10 hasn't: at first and later on."""
+
+    async def run():
+        path = str(tmp_path / "odd")
+        with OddCompositor(path, bounds=(400, 200)) as odd:
+            async with connected(path) as (compositor, _lost):
+                window = open_window(compositor, (1600, 1600))
+                await until(lambda: odd.geometry == (200, 200), f"in proportion, not {odd.geometry}")
+                odd.set_bounds(100, 300)
+                await until(lambda: odd.geometry == (100, 100), f"the new bounds, not {odd.geometry}")
+                odd.set_bounds(-1, 0x7FFFFFFF)
+                await until(lambda: odd.geometry == (1600, 1600), "bounds that are none")
+                window.destroy()
+
+    asyncio.run(run())
+
+
+def test_a_maximised_window_has_what_the_output_leaves(weston):
+    async def run():
+        async with connected(weston.socket) as (compositor, lost):
+            window = open_window(compositor, (64, 48), placement="maximised")
+            await until(lambda: window._must, "the compositor's word")
+            width, height = compositor.outputs.size("")
+            await until(lambda: window._area[0] == width and height - 64 <= window._area[1] <= height, "its size")
+            assert not lost
+
+    asyncio.run(run())
+
+
+def test_an_ivi_shell_gets_the_configured_number(ivi):
+    """Its second use ends the connection: so the shell has heard it."""
+
+    async def run(socket):
+        async with connected(socket) as (compositor, lost):
+            window = open_window(compositor, (64, 48), ivi_id=4711)
+            open_window(compositor, (64, 48), ivi_id=4712)
+            window.present(image(compositor, 64, 48), Crop(0, 0, 64, 48), lambda _shown: None)
+            await compositor._sync()
+            assert placed(window) and not lost
+            open_window(compositor, (64, 48), ivi_id=4711)
+            await until(lambda: lost, "the end of the connection")
+
+    asyncio.run(run(ivi.socket))
 
 
 def test_a_fullscreen_picture_keeps_its_proportion_and_place(kiosk):
