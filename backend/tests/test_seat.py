@@ -269,7 +269,7 @@ class Domain:
         )
         os.set_blocking(self.fileno(), False)
         self._rest = b""
-        self.ready = False
+        self.ready = 0
         self.keys: list[tuple[int, bool]] = []
         self.place = (-1, -1)
         self.flips = 0
@@ -289,8 +289,15 @@ class Domain:
                 self.flips = values[0]
             else:
                 assert word == b"ready", line
-                self.ready = True
+                self.ready += 1
         return self
+
+    def reopen(self) -> None:
+        """Its window goes and comes."""
+        before = self.ready
+        self._process.stdin.write(b"\n")
+        self._process.stdin.flush()
+        wait_until(lambda: self.read().ready > before, "the window again", 20)
 
     def end(self) -> None:
         """Ask for the flips, and wait for its end."""
@@ -363,6 +370,24 @@ def test_each_guest_gets_what_was_typed_while_it_had_the_focus(xen, there, reque
         assert [domain.keys for domain in domains] == expected
         assert moves > 250, "the focus moved"
         assert min(domain.flips for domain in domains) > 100, "both flipped all the time"
+
+
+def test_a_guest_whose_window_comes_again_and_again_hears_no_key(xen, there, request):
+    """Each time it gets the keyboard, which was another's; and both domains have the same unique-id."""
+    with two_domains(there, request.node.callspec.params["xen"]) as (typed_into, thief):
+        there.do_all(f"mousemove {WIDTH // 2} {HEIGHT // 2} mousedown 1 mouseup 1 key --delay 1 q")
+        _hear([typed_into, thief], 4)
+        assert len(typed_into.keys) == 4, "who was clicked hears the key"
+        for _ in range(5):
+            thief.reopen()
+            there.do("key", "w", "e")
+        there.do_all("mousedown 1 mouseup 1 key --delay 1 r")
+        wait_until(lambda: (19, False) in typed_into.read().keys, "the key after another click")
+        there.do_all(f"mousemove {WIDTH + WIDTH // 2} {HEIGHT // 2} mousemove {WIDTH + 9} 9 mousedown 1 mouseup 1")
+        _hear([typed_into, thief], len(typed_into.keys) + 2)
+        there.do("key", "t")
+        wait_until(lambda: (20, False) in thief.read().keys + typed_into.read().keys, "a key at last")
+        assert not {code for code, _down in thief.keys} & {16, 17, 18, 19}, thief.keys
 
 
 def test_a_guest_that_does_not_read_gets_all_that_ends_a_press(xen, there):

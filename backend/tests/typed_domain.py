@@ -4,13 +4,13 @@
     python typed_domain.py SOCKET NAME WIDTH HEIGHT python|compiled
 
 Who serves flips is the last. Lines on stdout: ``ready``, ``key CODE 0|1``, ``at X Y``, and, when stdin
-has ended, ``flips N``: of those that were shown.
+has ended, ``flips N``: of those that were shown. A line on stdin makes it bind its driver anew, so its
+window goes and comes; then it is ``ready`` again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import sys
 
@@ -25,6 +25,7 @@ from waiting import until
 from xen_dmabuf.displif import wire
 from xen_dmabuf.link.messages import InputConnected
 from xen_dmabuf.pump import loop
+from xen_dmabuf.worker.worker import Worker
 
 
 def _say(*words: object) -> None:
@@ -54,10 +55,34 @@ async def _listen(guest: Guest) -> None:
         await asyncio.sleep(0.002)
 
 
-async def _end_of_input() -> None:
-    ended = asyncio.Event()
-    asyncio.get_running_loop().add_reader(0, lambda: os.read(0, 1) or ended.set())
-    await ended.wait()
+async def _line() -> bool:
+    """Whether one came on stdin; False: it has ended."""
+    loop = asyncio.get_running_loop()
+    came: asyncio.Future[bool] = loop.create_future()
+    loop.add_reader(0, lambda: came.done() or came.set_result(bool(os.read(0, 1))))
+    try:
+        return await came
+    finally:
+        loop.remove_reader(0)
+
+
+async def _show(worker: Worker, frontend: Frontend, width: int, height: int) -> None:
+    await frontend.show(1, width, height)
+    await frontend.framebuffer(2, width, height)
+    connector = worker._devices[0].connectors[0]
+    await until(lambda: bool(placed(connector.window)), "the window", 20)
+    _say("ready")
+
+
+async def _flip_until_told(worker: Worker, frontend: Frontend, width: int, height: int) -> bool:
+    """False: stdin has ended; True: it wants the window to go and come."""
+    await _show(worker, frontend, width, height)
+    tasks = [asyncio.ensure_future(task) for task in (_line(), _flip(frontend))]
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    assert tasks[0] in done, tasks[1].exception()
+    tasks[1].cancel()
+    await asyncio.wait(tasks)
+    return tasks[0].result()
 
 
 async def _run(xen: FakeXen, path: str, name: str, width: int, height: int) -> None:
@@ -65,22 +90,16 @@ async def _run(xen: FakeXen, path: str, name: str, width: int, height: int) -> N
         guest = Guest(xen, "id0", width=width, height=height)
         await worker.connect_input(0, guest.spec)
         assert worker.messages[-1] == InputConnected(0)
-        await frontend.show(1, width, height)
-        await frontend.framebuffer(2, width, height)
-        connector = worker._devices[0].connectors[0]
-        tasks = [asyncio.ensure_future(task) for task in (_listen(guest), _flip(frontend))]
-        await until(lambda: placed(connector.window), "the window", 20)
-        await until(lambda: worker.status().inputs["0"].events_waiting == 0, "the releases of a start")
-        _say("ready")
-        ended = asyncio.ensure_future(_end_of_input())
-        await asyncio.wait([ended, *tasks], return_when=asyncio.FIRST_COMPLETED)
-        for task in tasks:
-            assert not task.done(), task.exception()
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        listening = asyncio.ensure_future(_listen(guest))
+        while await _flip_until_told(worker, frontend, width, height):
+            await worker.disconnect(0)
+            frontend.close()
+            frontend = Frontend(xen, (width, height))
+            await worker.connect(0, tuple(frontend.specs))
+        assert not listening.done(), listening.exception()
+        listening.cancel()
         assert worker.status().inputs["0"].events_dropped == 0
-        _say("flips", connector.status().flips_shown)
+        _say("flips", worker._devices[0].connectors[0].status().flips_shown)
         await worker.disconnect_input(0)
         guest.close()
 
