@@ -100,3 +100,12 @@ def test_testbeds_weston_comes_back_by_the_layers_drop_ins_alone(unit):
     """What oe-core's units lack must not be in the testbed's own: the claim would be made for what no image has."""
     text = (layout.FILES / "common" / UNITS / unit).read_text()
     assert not re.search(r"(?m)^(Restart\w*|StartLimit\w*|TriggerLimit\w*)=", text)
+
+
+def test_input_of_each_connector_is_mapped_to_its_output():
+    """xen-kbdfront's phys is "xenbus/" and the node's name; Weston names drm_xen_front's connectors Virtual-1 and on.
+    Mainline's frontend has four."""
+    rules = (layout.WESTON / "60-xen-dmabuf-input.rules").read_text()
+    mapped = dict(re.findall(r'^ATTRS\{phys\}=="([^"]*)", ENV\{WL_OUTPUT\}="([^"]*)"$', rules, re.M))
+    assert mapped == {f"xenbus/device/vkbd/{number}": f"Virtual-{number + 1}" for number in range(4)}
+    assert rules.count("WL_OUTPUT") == len(mapped), "a line of another form"
