@@ -19,12 +19,20 @@ OPENED = (
 )
 AWAY = "point 32767 32767"
 DEVICES = ("Keyboard", "Pointer")
+TOUCH = "Multi-touch"
 EVENT = struct.Struct("<qqHHi")
-EV_KEY, EV_ABS = 1, 3
+EV_KEY, EV_REL, EV_ABS = 1, 2, 3
+REL_WHEEL = 8
+SLOT, MT_X, MT_Y, TRACKING = 0x2F, 0x35, 0x36, 0x39
 BTN_LEFT = 0x110
 KEY_A, KEY_B, KEY_C = 30, 48, 46
 RANGE = 32768
 SECONDS = 60
+
+
+def near(seen, expected):
+    """Whether two places are the same, within a pixel."""
+    return all(abs(one - other) <= 1 for one, other in zip(seen, expected))
 
 
 class XenDmabufInputTest(XenDmabufCase):
@@ -41,14 +49,17 @@ class XenDmabufInputTest(XenDmabufCase):
         poll(lambda: cls.dom0.try_run(f"test -p {FIFO} && {OPENED}")[0] == 0, SECONDS, "Weston's use of the hands")
         cls.one = cls.class_domu("xen-dmabuf-typed", 6)
         cls.one.start(vkb=cls._vkb(640, 480))
-        cls._listen(cls.one)
+        cls._listen(cls.one, (*DEVICES, TOUCH))
         cls.addClassCleanup(cls.hands, AWAY)  # no other case wants a pointer on its picture
 
     @staticmethod
     def _vkb(width, height):
         """xl's line of a device for the connector id0."""
         size = f"width={width},height={height}"
-        return f'["backend=Domain-0,backend-type=linux,unique-id=id0,feature-abs-pointer=1,{size}"]'
+        touch = (
+            f"feature-multi-touch=1,multi-touch-width={width},multi-touch-height={height},multi-touch-num-contacts=5"
+        )
+        return f'["backend=Domain-0,backend-type=linux,unique-id=id0,feature-abs-pointer=1,{size},{touch}"]'
 
     @classmethod
     def _listen(cls, domu, devices=DEVICES):
@@ -102,10 +113,50 @@ class XenDmabufInputTest(XenDmabufCase):
         poll(there, SECONDS, f"{domu.name}'s picture on the screen")
         return found[0]
 
+    @staticmethod
+    def _units(window, x, y):
+        """A pixel of a window's picture in what the hands take."""
+        width, height, left, top = window
+        return f"{(2 * (left + x) + 1) * RANGE // (2 * width)} {(2 * (top + y) + 1) * RANGE // (2 * height)}"
+
     def point(self, window, x, y):
         """At a pixel of a window's picture."""
-        width, height, left, top = window
-        self.hands(f"point {(2 * (left + x) + 1) * RANGE // (2 * width)} {(2 * (top + y) + 1) * RANGE // (2 * height)}")
+        self.hands(f"point {self._units(window, x, y)}")
+
+    def contacts(self, domu):
+        """Where fingers are on a DomU's touch screen, by contact."""
+        found: dict[int, dict[int, int]] = {}
+        slot = 0
+        for kind, code, value in self.events(domu, TOUCH):
+            if (kind, code) == (EV_ABS, SLOT):
+                slot = value
+            elif (kind, code) == (EV_ABS, TRACKING) and value < 0:
+                found.pop(slot, None)
+            elif kind == EV_ABS and code in (MT_X, MT_Y, TRACKING):
+                found.setdefault(slot, {})[code] = value
+        return {slot: (at.get(MT_X, 0), at.get(MT_Y, 0)) for slot, at in found.items()}
+
+    def assert_pointed(self, domu, window, at, expected):
+        """The pointer at a pixel of a window is there in the DomU, within a pixel of its."""
+        self.point(window, *at)
+        poll(
+            lambda: near(self.place(domu), expected),
+            SECONDS,
+            f"{domu.name}: the pointer at {at} within a pixel of {expected}",
+        )
+
+    def assert_touched(self, domu, window, fingers):
+        """Fingers at pixels of a window, which are ``fingers``' keys, are there in the DomU; and they go again."""
+        places = " ".join(f"{number} {self._units(window, *at)}" for number, at in enumerate(fingers))
+
+        def there():
+            seen = self.contacts(domu)
+            return len(seen) == len(fingers) and all(map(near, (seen[n] for n in sorted(seen)), fingers.values()))
+
+        self.hands(f"touch {places}")
+        poll(there, SECONDS, f"{domu.name}: fingers at {fingers}")
+        self.hands("lift " + " ".join(str(number) for number in range(len(fingers))))
+        poll(lambda: not self.contacts(domu), SECONDS, f"{domu.name}: no finger")
 
     def click(self, domu, window, x=100, y=100):
         before = len(self.keys(domu, "Pointer"))
@@ -121,28 +172,52 @@ class XenDmabufInputTest(XenDmabufCase):
         self.hands(f"key {KEY_A} {KEY_B}")
         expected = [(code, value) for code in (KEY_A, KEY_B) for value in (1, 0)]
         poll(lambda: self.keys(self.one)[before:] == expected, SECONDS, "the keys, in their order")
-        for x, y in ((0, 0), (639, 0), (0, 479), (639, 479), (320, 240)):
-            self.point(window, x, y)
+        for at in ((0, 0), (639, 0), (0, 479), (639, 479), (320, 240)):
+            self.assert_pointed(self.one, window, at, at)
+        self.assert_touched(self.one, window, {at: at for at in ((0, 0), (639, 479))})
+        before = self.wheel(self.one)
+        self.hands("wheel -2", "wheel 1")
+        poll(lambda: self.wheel(self.one) == before - 1, SECONDS, f"the wheel's clicks after {before}")
 
-            def near(x=x, y=y):
-                seen = self.place(self.one)
-                return abs(seen[0] - x) <= 1 and abs(seen[1] - y) <= 1
-
-            poll(near, SECONDS, f"{x},{y} within a pixel: {self.place(self.one)}")
+    def wheel(self, domu):
+        """Clicks of a DomU's wheel so far, away from the user."""
+        return sum(value for kind, code, value in self.events(domu, "Pointer") if (kind, code) == (EV_REL, REL_WHEEL))
 
     def test_only_the_focused_domu_hears(self):
+        """The other one fills the screen, so its picture is scaled."""
+        self.click(self.one, self.window(self.one))
+        held = len(self.keys(self.one))
+        self.hands(f"press {KEY_C}")
+        poll(lambda: self.keys(self.one)[held:] == [(KEY_C, 1)], SECONDS, "the key that is held")
         other = self.domu("xen-dmabuf-other", 7)
+        self.addCleanup(self.dom0.restore_backend)
+        self.dom0.configure_backend(f'[connector."{other.name}.id0"]\nplacement = "fullscreen"\nscale = "fit"\n')
         other.start(size="320x240", vkb=self._vkb(320, 240))
-        self._listen(other)
+        self._listen(other, (*DEVICES, TOUCH))
         # the window that has come has the keyboard now, and hears nothing before a click
+        poll(lambda: self.keys(self.one)[held:] == [(KEY_C, 1), (KEY_C, 0)], SECONDS, "released with the focus")
         silent = len(self.keys(other))
-        self.hands(f"key {KEY_A}")
-        self.click(other, self.window(other))
+        self.hands(f"release {KEY_C}", f"key {KEY_A}")
+        self.hands(AWAY)
+        (state,) = other.screens("flip 1", SECONDS)
+        screen = self.dom0.screenshot()
+        width, height = len(screen[0]) // 3, len(screen)
+        factor = min(width / 320, height / 240)
+        shown = (round(320 * factor), round(240 * factor))
+        window = (width, height, (width - shown[0]) // 2, (height - shown[1]) // 2)
+        self.assertGreater(factor, 1.5, f"scaled on a screen of {width}x{height}: {state}")
+        self.click(other, window)
         self.assertEqual(len(self.keys(other)), silent, "a key before the click")
+        for x, y in ((0, 0), (1, 0), (0, 1), (1, 1)):
+            corner = (x * (shown[0] - 1), y * (shown[1] - 1))
+            self.assert_pointed(other, window, corner, (319 * x, 239 * y))
+        middle = (shown[0] // 2, shown[1] // 2)
+        self.assert_touched(other, window, {(0, 0): (0, 0), middle: (160, 120)})
         mine, theirs = len(self.keys(self.one)), len(self.keys(other))
         self.hands(f"key {KEY_B}")
         poll(lambda: self.keys(other)[theirs:] == [(KEY_B, 1), (KEY_B, 0)], SECONDS, "the other hears the key")
         self.assertEqual(len(self.keys(self.one)), mine, "the first hears nothing")
+        self.assertEqual(self.contacts(self.one), {}, "nor feels a finger")
 
     def test_a_worker_that_is_killed_with_a_key_held(self):
         window = self.window(self.one)
