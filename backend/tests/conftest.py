@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable, Coroutine, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import hypothesis
 import pytest
 from fakes import FakeXen, Weston
 from fuzz.background import SEEDS, Fuzzing
+from waiting import run_as_a_worker
 
 from xen_dmabuf.pump import loop
 
@@ -65,12 +65,6 @@ def xen(request, monkeypatch) -> Iterator[FakeXen]:
     monkeypatch.setattr(asyncio, "run", run_as_a_worker)
     yield fake
     fake.close()
-
-
-def run_as_a_worker(main: Coroutine[Any, Any, Any]) -> Any:
-    """asyncio.run(), as the worker does it."""
-    with asyncio.Runner(loop_factory=loop.Loop) as runner:
-        return runner.run(main)
 
 
 _RUNNING = pytest.StashKey[dict[str, Fuzzing]]()

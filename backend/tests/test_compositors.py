@@ -10,11 +10,10 @@ from itertools import pairwise
 
 import pytest
 from compositors import KINDS, Headless
-from conftest import run_as_a_worker
 from fakes import FakeXen
 from serving import placed, serving
 from test_display import connected, image, open_window
-from waiting import until
+from waiting import run_as_a_worker, until
 
 from xen_dmabuf import limits
 from xen_dmabuf.config import ConnectorConfig

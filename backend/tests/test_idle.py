@@ -8,7 +8,6 @@ import asyncio
 import dataclasses
 
 import pytest
-from conftest import run_as_a_worker
 from handshake_fakes import (
     BACK,
     FRONT,
@@ -21,7 +20,7 @@ from handshake_fakes import (
     toolstack_creates,
 )
 from test_units import heard, linked, unit, worker_process
-from waiting import until
+from waiting import run_as_a_worker, until
 
 from xen_dmabuf.cli.report import status_lines
 from xen_dmabuf.config import MOST_IDLE, Config, ConnectorConfig, Display, load

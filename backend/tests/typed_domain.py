@@ -15,12 +15,11 @@ import os
 import sys
 
 import pytest
-from conftest import run_as_a_worker
 from fakes import FakeXen
 from frontend import Frontend
 from hands import Guest
 from serving import placed, serving
-from waiting import until
+from waiting import run_as_a_worker, until
 
 from xen_dmabuf.displif import wire
 from xen_dmabuf.link.messages import InputConnected

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+from xen_dmabuf.pump import loop
 
 
 def _pauses(what: str, seconds: float) -> Iterator[float]:
@@ -30,3 +33,9 @@ async def until(condition: Callable[[], bool], what: str, seconds: float = 10.0)
     pauses = _pauses(what, seconds)
     while not condition():
         await asyncio.sleep(next(pauses))
+
+
+def run_as_a_worker(main: Coroutine[Any, Any, Any]) -> Any:
+    """asyncio.run(), as the worker does it."""
+    with asyncio.Runner(loop_factory=loop.Loop) as runner:
+        return runner.run(main)
