@@ -581,6 +581,7 @@ def test_a_configuration_that_does_not_fit_costs_no_other_connector(xen, weston,
             worker = workers.go_on()
             first, second = worker._devices[0].connectors
             await until(lambda: second.window and placed(second.window), "the other picture")
+            await until(lambda: placed(first.window), "the one before")
             assert first.flips.fb_cookie == 2 and placed(first.window)[0].width == 32
 
     asyncio.run(run())
