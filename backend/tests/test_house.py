@@ -82,6 +82,7 @@ WAITS = {
         "limits.SETUP": "nobody is answered by a connection",
         "limits.IMPORT": "ATTACH is waited for, and what comes later is shown later",
     },
+    "worker/keeper.py": {"pause": "for the next compositor; meanwhile flips are answered without"},
     "worker/picture.py": {"deadline": "HIDDEN, or 1/hidden_flips_per_second"},
     "worker/presentation.py": {"seconds": "PRESENTED"},
     "worker/ports.py": {"delay": "STORM"},
@@ -89,7 +90,6 @@ WAITS = {
     "worker/releases.py": {"end - loop.time()": "DESTROY, REPLACE or DISCONNECT", "self._pause": "LOOK_LAST"},
     "worker/worker.py": {
         "_LIVED_LONG": "counts attempts",
-        "pause": "for the next compositor; meanwhile flips are answered without",
         "seconds": "GPU_CHOICE",
     },
 }

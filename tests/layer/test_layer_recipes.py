@@ -124,7 +124,7 @@ def test_guest_configuration_names_what_the_image_installs():
     image = (LAYER / "recipes-core/images/xen-dmabuf-image-dom0.bb").read_text()
     default = assignment((LAYER / "conf/include/xen_dmabuf.inc").read_text(), "XEN_DMABUF_GUEST_DISK")
     for name in re.findall(r"/var/lib/xen/images/([\w.-]+)", cfg):
-        assert f"$images/{name}" in image or default == f"/var/lib/xen/images/{name}"
+        assert f"$images/{name}" in image or default == f"${{localstatedir}}/lib/xen/images/{name}"
 
 
 def function(name, recipe, values):
