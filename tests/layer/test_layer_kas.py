@@ -11,6 +11,8 @@ from layer_files import LAYER
 from oe_trees import MACHINES, RELEASES, ROOT, compose, kas_files
 
 FILES = sorted((ROOT / "kas").glob("*.yml"))
+NEXT = "blacksail"
+"""Has no branch of its own yet."""
 AXES = ("kas/testimage.yml", "kas/debug.yml")
 
 
@@ -47,6 +49,16 @@ def test_every_fetched_repository_is_pinned(machine, release, tmp_path):
             assert config["overrides"]["repos"][name] == locked[name], "another lock wins"
 
 
+@pytest.mark.parametrize("machine", MACHINES)
+def test_next_release_composes_from_masters_at_pinned_commits(machine, tmp_path):
+    config = compose(kas_files(machine, NEXT), tmp_path)
+    assert config["defaults"]["repos"]["branch"] == "master"
+    assert config["repos"]["bitbake"]["branch"] == "master"
+    locked = yaml.safe_load((ROOT / f"kas/{NEXT}.lock.yml").read_text())["overrides"]["repos"]
+    fetched = {name for name, repo in config["repos"].items() if "url" in (repo or {})}
+    assert {name: config["overrides"]["repos"][name] for name in fetched} == {name: locked[name] for name in fetched}
+
+
 def test_nobody_accepts_the_eula_for_the_user(tmp_path):
     config = compose(kas_files("imx8qm-mek", "wrynose"), tmp_path)
     assert config["env"]["ACCEPT_FSL_EULA"] is None
@@ -61,7 +73,7 @@ def test_the_boards_display_can_be_chosen_on_the_command_line(tmp_path):
 def test_releases_are_the_ones_the_layer_is_compatible_with():
     layer = (LAYER / "conf/layer.conf").read_text()
     compatible = re.search(r'LAYERSERIES_COMPAT_xen-dmabuf = "(.*)"', layer)[1]
-    assert set(compatible.split()) == set(RELEASES)
+    assert set(compatible.split()) == {*RELEASES, NEXT}
 
 
 @pytest.fixture
