@@ -20,7 +20,7 @@ from xen_dmabuf.config import ConnectorConfig
 from xen_dmabuf.displif import wire as OP
 from xen_dmabuf.displif.geometry import Crop
 from xen_dmabuf.pump import loop
-from xen_dmabuf.worker import worker as worker_module
+from xen_dmabuf.worker import keeper
 from xen_dmabuf.worker.compositor import Compositor
 
 _GREEN, _BLACK = bytes((0x20, 0xA0, 0x40)), bytes(3)
@@ -188,7 +188,7 @@ def test_flips_of_a_covered_window_are_answered(xen, compositor):
 
 def test_a_killed_compositor_is_looked_for_in_growing_pauses(xen, compositor, monkeypatch):
     """And the next one shows what was shown."""
-    monkeypatch.setattr(worker_module, "_FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(keeper, "_FIRST_PAUSE", 0.05)
     attempts: list[float] = []
     connect = Compositor.connect
 

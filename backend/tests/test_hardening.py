@@ -255,23 +255,23 @@ def test_a_disconnect_that_hangs_keeps_no_other_device_waiting(xen, blind, monke
             assert control.messages == [*messages]
             control.messages.clear()
 
-        control._on_message(Start(5, "domu", Config(display=Display(socket=blind.socket))))
+        control.on_message(Start(5, "domu", Config(display=Display(socket=blind.socket))))
         await heard(Ready())
-        control._on_message(Connect(0, tuple(first.specs)))
+        control.on_message(Connect(0, tuple(first.specs)))
         await heard(Connected(0))
         assert (await first.buffer(1, 64, 48))[0] == 0
         (buffer,) = control.worker._devices[0].buffers
         held = os.dup(buffer.backing.dmabuf)
-        control._on_message(Disconnect(0))
+        control.on_message(Disconnect(0))
         await until(lambda: control.worker.status().releasing_pages == 3, "the wait")
         again = Frontend(xen)
-        control._on_message(Connect(0, tuple(again.specs)))  # this one has to wait: it is the same device
-        control._on_message(Connect(1, tuple(other.specs)))
+        control.on_message(Connect(0, tuple(again.specs)))  # this one has to wait: it is the same device
+        control.on_message(Connect(1, tuple(other.specs)))
         await heard(Connected(1))
         assert (await other.buffer(1, 64, 48))[0] == 0
-        control._on_message(AskStatus())
+        control.on_message(AskStatus())
         assert isinstance(control.messages.pop(), Report)
-        control._on_message(Disconnect(1))
+        control.on_message(Disconnect(1))
         await heard(Disconnected(1, True))
         assert control.worker.status().releasing_pages == 3
         os.close(held)
