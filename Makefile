@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= build/venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo view lint test status fuzz oe-test soak shell host-packages requirements clean clean-cache kernel-check kernel-loops kernel-debug-test kernel-bench flip-bench oe-check layer-build layer-demo
+.PHONY: help demo view lint test status fuzz oe-test soak shell host-packages requirements clean clean-cache kernel-check kernel-loops kernel-debug-test kernel-bench flip-bench input-bench oe-check layer-build layer-demo
 
 help:
 	@echo "make demo           the main job on the testbed, with its proofs: build/demo/report.html"
@@ -22,6 +22,7 @@ help:
 	@echo "make kernel-debug-test  selftests, faults and proofs on debug kernels of Dom0 and of DomUs (KASAN, lockdep ...)"
 	@echo "make kernel-bench   time the ways to map grants side by side: build/kernel-bench/bench.md"
 	@echo "make flip-bench     count what a page flip costs: build/flip-bench/bench.md; [ROWS=\"map-gl-640x480...\"] [DOCS=1] [AGAIN=1]"
+	@echo "make input-bench    time input events on their way to a DomU, and what input costs: build/input-bench/bench.md"
 	@echo "make layer-build    real bitbake builds the layer's recipes: OE_TREES=folder [RELEASES=wrynose] [KERNEL=none|checked|compiled] [OE_SOURCES=folder]"
 	@echo "make layer-demo     the same, then make demo with these packages: OE_TREES=folder [RELEASE=wrynose] [OE_SOURCES=folder]"
 	@echo "make oe-check       heavy checks of the layer with OE_TREES=folder of the trees"
@@ -51,7 +52,7 @@ requirements:
 demo: $(VENV)/.ready
 	@$(RUN) -m testbed demo
 
-shell view host-packages clean-cache kernel-bench: $(VENV)/.ready
+shell view host-packages clean-cache kernel-bench input-bench: $(VENV)/.ready
 	@$(RUN) -m testbed $@
 
 flip-bench: $(VENV)/.ready

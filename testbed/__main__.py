@@ -14,6 +14,7 @@ from pathlib import Path
 from . import cache, demo, host, kernel_bench, machine, oetest, view
 from .errors import LostVMError, ProofError, TestbedError
 from .flipbench import bench as flip_bench
+from .inputbench import bench as input_bench
 from .layout import REPOSITORY
 
 BUILD = REPOSITORY / "build"
@@ -37,6 +38,11 @@ def _kernel_bench(_: argparse.Namespace) -> int:
 
 def _flip_bench(arguments: argparse.Namespace) -> int:
     flip_bench.run(BUILD / "flip-bench", arguments)
+    return 0
+
+
+def _input_bench(_: argparse.Namespace) -> int:
+    input_bench.run(BUILD / "input-bench")
     return 0
 
 
@@ -92,6 +98,7 @@ COMMANDS = {
         "time MAP_REFS_TO_BUF against the other ways to map grants; writes build/kernel-bench/bench.md",
     ),
     "flip-bench": (_flip_bench, "count the instructions of a page flip in Dom0; writes build/flip-bench/bench.md"),
+    "input-bench": (_input_bench, "time input events on their way to a DomU; writes build/input-bench/bench.md"),
     "view": (_view, "boot a kiosk with a guest's desktop, to sit down and use: in a window, else by VNC"),
     "shell": (_shell, "boot, print how to reach Dom0 by SSH, wait"),
     "oe-test": (_oe_test, "run the image tests by oe-core's own oe-test against the testbed's Dom0"),
