@@ -3,12 +3,10 @@
 
 import shlex
 
-from oeqa.runtime.xen_dmabuf.case import XenDmabufCase
+from oeqa.runtime.xen_dmabuf.case import XenDmabufUnnoticedCase
 from oeqa.runtime.xen_dmabuf.crash import hold_create, hold_destroy
-from oeqa.runtime.xen_dmabuf.dom0 import poll
+from oeqa.runtime.xen_dmabuf.dom0 import SERVICE, WORKERS, poll
 
-SERVICE = "xen-dmabuf-backend"
-WORKERS = "xen-dmabuf-worker@.service"
 # Long enough to look at what is left of a dead worker before its successor comes.
 _GAP = "RestartSec=20"
 SILENT_SECONDS = 150
@@ -30,47 +28,7 @@ done
 """
 
 
-class XenDmabufBackendTest(XenDmabufCase):
-    """One DomU for all cases; it is never restarted, and unless a case says otherwise it doesn't notice."""
-
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        cls.one = cls.class_domu("xen-dmabuf-shared", 5)
-        cls.one.start()
-
-    def setUp(self):
-        super().setUp()
-        self.one.resume_pattern()
-        self.one.wait_for_pattern()
-
-    def noticed(self):
-        """What is another one after the DomU has noticed: its program, and what was said in XenStore since."""
-        said = self.dom0.run(
-            f"journalctl -q -o cat -u {SERVICE} | grep -c 'backend state.*domid={self.one.domid} ' || true"
-        )
-        return self.one.program(), int(said)
-
-    def unnoticed(self, command, timeout=60):
-        """Run a command that ends processes of the backend: another worker, or the same where ``command`` spares it,
-        goes on, and the DomU's program doesn't notice."""
-        before, flips = self.noticed(), self.one.flips("flips_requested")
-        self.dom0.run(command, timeout)
-        self.dom0.wait_for_services()
-        poll(lambda: self.one.backend() and self.one.buffers(), 60, "the DomU's buffers in the backend")
-        poll(lambda: self.one.backend()["compositor"], 60, "the worker's compositor")
-        self.assert_flips(self.one)
-        self.assertGreater(self.one.flips("flips_requested"), flips, "the counters go on")
-        self.assertEqual(self.noticed(), before, "the DomU's program, what was said in XenStore")
-
-    def goes_on(self, command, timeout=60):
-        """The same for a command after which another worker must be there; not one grant more than before."""
-        old = self.one.worker()
-        grants = self.dom0.grants(self.one.domid)
-        self.unnoticed(f"{command}; while [ -e /proc/{old} ]; do sleep 0.05; done", timeout)
-        self.assertNotEqual(self.one.worker(), old, "the worker was not replaced")
-        poll(lambda: self.dom0.grants(self.one.domid) == grants, 30, "as many grants as before")
-
+class XenDmabufBackendTest(XenDmabufUnnoticedCase):
     def test_while_shown_and_idle_worker_killed(self):
         self.one.screens("hold")
         self.goes_on(f"kill -9 {self.one.worker()}")
@@ -193,7 +151,7 @@ class XenDmabufBackendTest(XenDmabufCase):
 
     def releasing(self):
         """Pages that the backend has released and the compositor still holds."""
-        return self.one.backend()["releasing_pages"]
+        return self.one.state()["releasing_pages"]
 
     def killed_in_request(self, victim=None):
         """The worker has a request that it has not answered: it is killed, or ``victim``, a unit's main
@@ -255,12 +213,6 @@ class XenDmabufBackendTest(XenDmabufCase):
         """The pauses before restarts grow (RestartSteps=) until the counter is reset: that was done."""
         poll(lambda: self.dom0.run(f"systemctl show -P NRestarts {unit}") == "0", 30, f"{unit}: no restart counted")
 
-    def spared(self, command):
-        """The supervisor ends, the worker doesn't."""
-        worker = self.one.worker()
-        self.unnoticed(command)
-        self.assertEqual(self.one.worker(), worker, "the worker was replaced")
-
     def test_service_reloaded(self):
         """The configuration is read again, and no picture notices."""
         self.one.screens("run")
@@ -280,12 +232,12 @@ class XenDmabufBackendTest(XenDmabufCase):
         self.addCleanup(self.dom0.restore_backend)
         self.dom0.configure_backend('[gpu.default]\ncaches = "always"\n')
         self.renewed()
-        before = self.one.backend()
+        before = self.one.state()
         self.assertIn("written back before each frame", before["caches"])
         flips = self.one.flips()
         self.assert_flips(self.one)
         flips = self.one.flips() - flips
-        self.assertGreaterEqual(self.one.backend()["frames_written_back"] - before["frames_written_back"], flips)
+        self.assertGreaterEqual(self.one.state()["frames_written_back"] - before["frames_written_back"], flips)
         self.assertGreater(flips, 0)
 
     def test_weston_killed(self):

@@ -5,7 +5,6 @@ Except the console's: it is skipped there, as that kernel has no fbdev emulation
 frontend, zero-copy and release, once more with these.
 """
 
-import os
 import re
 
 from oeqa.runtime.xen_dmabuf.case import SHOWN_SECONDS, XenDmabufCase
@@ -17,9 +16,6 @@ PROBE = f"for connector in {CONNECTOR}; do echo detect > $connector/status; done
 # the frontend waits for three seconds for an answer
 SILENCE_SECONDS = 30
 GREY = 0x40
-FILES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "files")
-LIAR = "/run/xen_dmabuf_liar.py"
-WORKERS = "xen-dmabuf-worker@.service"
 LIE_SECONDS = 120
 REPORTS = re.compile(r"\bBUG\b|WARNING:|Oops|unable to handle|Internal error|UBSAN:|refcount_t:|hung task")
 
@@ -254,16 +250,10 @@ class XenDmabufGuestTest(XenDmabufGuestPatternCase):
 class XenDmabufBadBackendTest(XenDmabufGuestPatternCase):
     """What a backend may get wrong: the guest's kernel stays up, and works with the next worker that doesn't."""
 
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        cls.dom0.target.copyTo(os.path.join(FILES, os.path.basename(LIAR)), LIAR)
-        cls.addClassCleanup(cls.dom0.try_run, f"rm -f {LIAR}")
-
     def lie(self, how):
         """Workers lie from their next start."""
-        self.addCleanup(self.dom0.restore_unit, WORKERS)
-        self.dom0.change_unit(WORKERS, f"ExecStart=\nExecStart=/usr/bin/python3 -I {LIAR} {how} %i")
+        self.addCleanup(self.dom0.lie_no_more)
+        self.dom0.lie(how)
 
     def lies(self, domu):
         """How many lies its worker has told."""
@@ -275,7 +265,7 @@ class XenDmabufBadBackendTest(XenDmabufGuestPatternCase):
     def assert_good_again(self, domu):
         """With a worker that doesn't lie, on the same connection; nothing is left in the guest's log."""
         old = domu.worker()
-        self.dom0.restore_unit(WORKERS)
+        self.dom0.lie_no_more()
         self.dom0.run(f"systemctl kill -s KILL {domu.unit}")
         domu.wait_for_worker(old)
         domu.resume_pattern()

@@ -9,7 +9,7 @@ import random
 
 from oeqa.runtime.xen_dmabuf.case import XenDmabufCase
 from oeqa.runtime.xen_dmabuf.crash import PHASES, STUCK, begin_end, reach, wait_for_release
-from oeqa.runtime.xen_dmabuf.dom0 import poll
+from oeqa.runtime.xen_dmabuf.dom0 import SERVICE, poll
 
 CYCLES = 8
 GROUP = 4
@@ -23,8 +23,6 @@ OTHER_WAYS = {
     "during DBUF_DESTROY": ("destroy", STUCK),
 }
 
-
-SERVICE = "xen-dmabuf-backend"
 # What happens to the backend while DomUs end; {unit} is the worker of one that lives through all of it.
 ACCIDENTS = {
     "worker killed": "kill -9 {worker}",

@@ -8,7 +8,7 @@ import unittest
 from oeqa.runtime.case import OERuntimeTestCase
 
 from . import picture
-from .dom0 import RELEASE_SECONDS, Dom0, poll
+from .dom0 import RELEASE_SECONDS, SERVICE, Dom0, poll
 from .domu import DomU
 
 TYPE_CHECKING = False
@@ -161,3 +161,54 @@ class XenDmabufWitnessedCase(XenDmabufCase):
         """Neither its worker nor the services were replaced."""
         self.assertEqual(self.witness.worker(), self.worker, "the other DomU's worker")
         self.assertEqual(self.dom0.main_pids(), self.services, "main processes of backend and Weston")
+
+
+class XenDmabufUnnoticedCase(XenDmabufCase):
+    """``one`` is a DomU for all cases of a class; it is never restarted, and unless a case says otherwise it doesn't
+    notice what happens to its worker."""
+
+    one: DomU
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        cls.one = cls.class_domu("xen-dmabuf-shared", 5)
+        cls.one.start()
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.one.resume_pattern()
+        self.one.wait_for_pattern()
+
+    def noticed(self) -> tuple[int, int]:
+        """What is another one after the DomU has noticed: its program, and what was said in XenStore since."""
+        said = self.dom0.run(
+            f"journalctl -q -o cat -u {SERVICE} | grep -c 'backend state.*domid={self.one.domid} ' || true"
+        )
+        return self.one.program(), int(said)
+
+    def unnoticed(self, command: str, timeout: float = 60) -> None:
+        """Run a command that ends processes of the backend: another worker, or the same where ``command`` spares it,
+        goes on, and the DomU's program doesn't notice."""
+        before, flips = self.noticed(), self.one.flips("flips_requested")
+        self.dom0.run(command, timeout)
+        self.dom0.wait_for_services()
+        poll(lambda: self.one.backend() and self.one.buffers(), 60, "the DomU's buffers in the backend")
+        poll(lambda: (self.one.backend() or {})["compositor"], 60, "the worker's compositor")
+        self.assert_flips(self.one)
+        self.assertGreater(self.one.flips("flips_requested"), flips, "the counters go on")
+        self.assertEqual(self.noticed(), before, "the DomU's program, what was said in XenStore")
+
+    def goes_on(self, command: str, timeout: float = 60) -> None:
+        """The same for a command after which another worker must be there; not one grant more than before."""
+        old = self.one.worker()
+        grants = self.dom0.grants(self.one.domid)
+        self.unnoticed(f"{command}; while [ -e /proc/{old} ]; do sleep 0.05; done", timeout)
+        self.assertNotEqual(self.one.worker(), old, "the worker was not replaced")
+        poll(lambda: self.dom0.grants(self.one.domid) == grants, 30, "as many grants as before")
+
+    def spared(self, command: str) -> None:
+        """The same for a command that the worker survives."""
+        worker = self.one.worker()
+        self.unnoticed(command)
+        self.assertEqual(self.one.worker(), worker, "the worker was replaced")

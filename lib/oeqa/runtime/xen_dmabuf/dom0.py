@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 CONFIGURATION = "/etc/xen/domu.cfg"
 BACKEND_CONFIGURATION = "/etc/xen-dmabuf/backend.toml"
+SERVICE = "xen-dmabuf-backend"
+WORKERS = "xen-dmabuf-worker@.service"
 TOOLS = "/tmp/xen-dmabuf-test"
 PAGE = 4096
 RELEASE_SECONDS = 60
@@ -42,6 +44,7 @@ _AGENT, _PROBE = "xen_dmabuf_agent.py", "xen_dmabuf_probe.py"
 _AGENT_RUNS = f"cd {TOOLS} && read -r agent < agent.pid && [ /proc/$agent/cwd -ef . ]"
 _END_AGENT = f"! {{ {_AGENT_RUNS}; }} 2> /dev/null || kill $agent"
 _DROP_IN = "/run/systemd/system/{unit}.d/zz-xen-dmabuf-test.conf"
+_LIAR = "/run/xen_dmabuf_liar.py"  # a worker has a /tmp of its own
 _MORE_CONFIGURATION = f"{BACKEND_CONFIGURATION}.d/zz-xen-dmabuf-test.toml"
 # not below /tmp, which the backend's units have of their own
 _IDLE_PICTURE = "/run/xen-dmabuf-test.ppm"
@@ -170,6 +173,16 @@ class Dom0:
         """Undo change_unit(); what runs keeps its settings."""
         path = _DROP_IN.format(unit=unit)
         self.run(f"[ ! -e {path} ] || {{ rm {path}; systemctl daemon-reload; }}")
+
+    def lie(self, how: str) -> None:
+        """Workers are files/xen_dmabuf_liar.py from their next start."""
+        self.target.copyTo(os.path.join(_FILES, os.path.basename(_LIAR)), _LIAR)
+        self.change_unit(WORKERS, f"ExecStart=\nExecStart=/usr/bin/python3 -I {_LIAR} {how} %i")
+
+    def lie_no_more(self) -> None:
+        """Undo that, from their next start."""
+        self.restore_unit(WORKERS)
+        self.run(f"rm -f {_LIAR}")
 
     def configure_backend(self, text: str) -> None:
         """More of backend.toml, for workers that start from now on."""

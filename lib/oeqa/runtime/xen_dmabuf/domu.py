@@ -182,8 +182,12 @@ class DomU:
         """Its part of the backend's state; None if the backend doesn't know it."""
         return next((d for d in self.dom0.status()["domains"] if d["domid"] == self.domid), None)
 
+    def state(self) -> Json:
+        """The same; AssertionError if the backend doesn't know it."""
+        return self._required(self.backend())
+
     def known(self) -> Json | None:
-        """The same without what only its worker knows, which is not asked: it may be stopped."""
+        """backend() without what only its worker knows, which is not asked: it may be stopped."""
         return next((d for d in self.dom0.known() if d["domid"] == self.domid), None)
 
     def worker(self) -> int:
@@ -214,7 +218,7 @@ class DomU:
         """Flips that were shown, all connectors; or the sum of other counters of the backend."""
         return sum(
             c[name]
-            for device in self._required(self.backend())["devices"]
+            for device in self.state()["devices"]
             for c in device["connectors"]
             for name in counters or ("flips_shown",)
         )
