@@ -7,15 +7,19 @@ refuses  no request succeeds: each is answered by another error, or by what is n
 flips    the same for SET_CONFIG and PG_FLIP only
 sleeps   every answer comes when the frontend waits no longer
 garbles  an EDID is not the size that it is said to have, or not an EDID
+dies     of the state that another worker left; without one it is honest
 """
 
 import asyncio
 import itertools
+import os
 import random
 import runpy
+import signal
 import sys
 
 from xen_dmabuf.displif import edid, wire
+from xen_dmabuf.worker import worker
 from xen_dmabuf.worker.connector import Connector
 
 WAITS = 3  # seconds, of a frontend
@@ -67,8 +71,16 @@ def mutate(width: int, height: int, name: str) -> bytes:
     return bytes(block)
 
 
-lies: dict[str, object] = {"_answer": {"refuses": refuse, "flips": refuse, "sleeps": sleep, "garbles": garble}[how]}
-if how == "garbles":
+def die(_data: bytes, _domid: int) -> None:
+    say("now")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+answers = {"refuses": refuse, "flips": refuse, "sleeps": sleep, "garbles": garble, "dies": honest}
+lies: dict[str, object] = {"_answer": answers[how]}
+if how == "dies":
+    worker.__dict__["read"] = die
+elif how == "garbles":
     edid.build_edid = mutate
 else:  # no flip is served without _answer()
     lies |= {"_serve_flip": lambda _self: False, "_lend": lambda _self: None}

@@ -104,6 +104,18 @@ class XenDmabufBackendTest(XenDmabufUnnoticedCase):
         self.assert_back(self.one)
         self.assertIn("begins anew", self.dom0.run(f"journalctl -q -o cat -u {self.one.unit}"))
 
+    def test_a_state_that_ends_every_worker_is_given_up(self):
+        """After three that died of it the next one begins with nothing."""
+        self.one.screens("hold")
+        old = self.one.worker()
+        self.addCleanup(self.dom0.lie_no_more)
+        self.dom0.lie("dies")
+        self.dom0.run(f"kill -9 {old}")
+        self.assert_back(self.one)
+        log = self.dom0.run(f"journalctl -q -o cat -u {self.one.unit}")
+        self.assertEqual(log.count("liar: dies"), 3, log)
+        self.assertIn("was begun with 3 times without success", log)
+
     def test_worker_stopped_by_hand_begins_anew(self):
         """`systemctl stop` drops what is kept; the supervisor starts another one."""
         self.one.screens("hold")
