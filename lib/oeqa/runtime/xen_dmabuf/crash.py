@@ -103,6 +103,12 @@ def _destroy_stuck(domu: DomU) -> str:
     return f"xl destroy {domu.domid} && {_go_on(domu)}"
 
 
+def _destroy_silent(domu: DomU) -> str:
+    """Nobody lets the worker go on: the supervisor ends it."""
+    _worker_stopped(domu)
+    return f"xl destroy {domu.domid}"
+
+
 def _panic(domu: DomU) -> str:
     # the answer never comes: the command is put into the background
     domu.try_run("(sleep 0.2; echo c > /proc/sysrq-trigger) & true")
@@ -117,7 +123,8 @@ def _shutdown(domu: DomU) -> str:
 
 # Each does in the DomU what must be done there and returns Dom0's part, a shell command.
 STUCK = "destroy, its worker stuck"
-WAYS = {"destroy": _destroy, STUCK: _destroy_stuck, "panic": _panic, "shutdown": _shutdown}
+SILENT = "destroy, its worker silent for good"
+WAYS = {"destroy": _destroy, STUCK: _destroy_stuck, SILENT: _destroy_silent, "panic": _panic, "shutdown": _shutdown}
 
 
 def begin_end(domu: DomU, way: str) -> None:
