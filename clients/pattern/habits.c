@@ -416,6 +416,30 @@ static void again_and_again(struct kit *kit)
 	end(kit);
 }
 
+static bool told_to_end(void)
+{
+	sigset_t set;
+
+	return !sigpending(&set) && sigismember(&set, SIGTERM);
+}
+
+/* A buffer of its own for each frame, until it is told to end. */
+static void churns(struct kit *kit)
+{
+	struct head *head = &kit->head[0];
+	struct buffer last = shown_by_crtc(kit, head, 0);
+
+	for (uint32_t frame = 1; !told_to_end(); frame++) {
+		struct buffer next = screen_buffer(kit);
+
+		flip(kit, head, &next, frame);
+		need(kit, connected(kit, head) ? 0 : -ENODEV, "connector");
+		buffer_destroy(kit->fd, &last);
+		last = next;
+	}
+	end(kit);
+}
+
 static void without_event(struct kit *kit)
 {
 	struct head *head = &kit->head[0];
@@ -569,6 +593,7 @@ static const struct habit {
 	{ "formats-unknown", formats_unknown, 1 },
 	{ "smaller-mode", smaller_mode, 1 },
 	{ "again-and-again", again_and_again, 1 },
+	{ "churns", churns, 1 },
 	{ "without-event", without_event, 1 },
 	{ "atomic", atomic, 1 },
 	{ "set-plane", set_plane, 1 },

@@ -221,13 +221,13 @@ int commit(const struct kit *kit, uint32_t flags, unsigned int count, const uint
 	return result;
 }
 
-static bool is_connected(const struct kit *kit, const struct head *head)
+bool connected(const struct kit *kit, const struct head *head)
 {
 	drmModeConnector *connector = drmModeGetConnector(kit->fd, head->connector);
-	bool connected = connector && connector->connection == DRM_MODE_CONNECTED && connector->count_modes;
+	bool is = connector && connector->connection == DRM_MODE_CONNECTED && connector->count_modes;
 
 	drmModeFreeConnector(connector);
-	return connected;
+	return is;
 }
 
 static void report(const struct kit *kit, bool more)
@@ -242,7 +242,7 @@ static void report(const struct kit *kit, bool more)
 		const struct picture *shown = &head->shown;
 
 		printf("%s{\"connected\": %s, \"events\": %d, \"size\": [%u, %u], \"shown\": ", i ? ", " : "",
-		       is_connected(kit, head) ? "true" : "false", head->events, head->mode.hdisplay,
+		       connected(kit, head) ? "true" : "false", head->events, head->mode.hdisplay,
 		       head->mode.vdisplay);
 		if (shown->pixels)
 			printf("{\"stream\": %u, \"frame\": %u, \"width\": %u, \"height\": %u, \"x\": %u, \"y\": %u, "

@@ -54,6 +54,7 @@ void flip_begin(const struct kit *kit, struct head *head, uint32_t framebuffer);
 void flip_end(struct kit *kit, struct head *head);
 void flip(struct kit *kit, struct head *head, const struct buffer *buffer, uint32_t frame);
 uint32_t property(const struct kit *kit, uint32_t object, uint32_t type, const char *name);
+bool connected(const struct kit *kit, const struct head *head);
 int set_dpms(const struct kit *kit, const struct head *head, int value);
 int commit(const struct kit *kit, uint32_t flags, unsigned int count, const uint64_t (*values)[3], void *data);
 

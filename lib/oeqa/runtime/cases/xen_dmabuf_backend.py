@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The backend dies, is stopped, restarted, updated: the DomU draws on, and its picture is back."""
 
+import re
 import shlex
 
 from oeqa.runtime.xen_dmabuf.case import XenDmabufUnnoticedCase
@@ -10,6 +11,10 @@ from oeqa.runtime.xen_dmabuf.dom0 import SERVICE, WORKERS, poll
 # Long enough to look at what is left of a dead worker before its successor comes.
 _GAP = "RestartSec=20"
 SILENT_SECONDS = 150
+CHURN, KILLS = "/run/churn", 5
+# of a worker that goes on, the last of these is said when it can answer every request
+WHOLE = ("goes on from", "compositor connected", "GPU chosen")
+IN_TIME = 2.5
 # Every file of the package becomes another one under its name, one after the other, as any package manager does it.
 _UNPACK = f"""
 modules=$(cd / && python3 -Ic 'import os, xen_dmabuf; print(os.path.dirname(xen_dmabuf.__file__))') || exit 1
@@ -187,6 +192,61 @@ class XenDmabufBackendTest(XenDmabufUnnoticedCase):
         self.one.screens("hold")
         hold_destroy(self.one)
         self.killed_in_request(victim)
+
+    def churn(self):
+        """In place of the pattern program one that creates, shows and destroys buffers all the time."""
+        self.one.end_pattern()
+        program = "xen-dmabuf-pattern habit --device $(ls /dev/dri/card*) churns"
+        self.one.run(f"{{ {program} 2>&1; echo ended $?; }} < /dev/null > {CHURN} &")
+
+    def churned(self):
+        """What that program said when it ended; nothing while it runs."""
+        return self.one.run(f"cat {CHURN}").strip()
+
+    def frames_come(self):
+        """Wait for some of that program; False if it has ended instead."""
+
+        def requested():
+            return self.one.flips("flips_requested") if self.one.buffers() else 0
+
+        first = poll(lambda: requested() or self.churned(), 60, "the program in the backend")
+        return poll(lambda: self.churned() or requested() >= first + 3, 60, "more frames of it") is True
+
+    def killed_amid_requests(self):
+        """Kill the worker, whatever it does; after how many seconds another one has all that requests need."""
+        killed = float(self.dom0.run(f"read -r now _ < /proc/uptime; kill -9 {self.one.worker()}; echo $now"))
+
+        def there():
+            log = self.dom0.run(f"journalctl -q -o short-monotonic -u {self.one.unit} | tail -n 40")
+            found = [re.findall(rf"(?m)^\[ *([\d.]+)\].*{line}", log) for line in WHOLE]
+            last = [max(map(float, times), default=0.0) for times in found]
+            return max(last) - killed if min(last) > killed else 0
+
+        return poll(there, 90, f"{WHOLE} in the log of another worker")
+
+    def test_amid_requests_worker_killed(self):
+        """It isn't stopped before, so what is under way has all of the frontend's 3 s: where another worker is there
+        in time, a program that asks for something all the time is told of nothing. Elsewhere the next program goes
+        on. Pages of no request stay mapped."""
+        self.addCleanup(self.one.try_run, "pkill -x xen-dmabuf-patt")
+        self.churn()
+        took, told = [], 0
+        for _ in range(KILLS):
+            self.assertTrue(self.frames_come(), self.churned())
+            took.append(self.killed_amid_requests())
+            if not self.frames_come():
+                told += 1
+                self.assertGreater(took[-1], IN_TIME, f"the program was told: {self.churned()}")
+                self.churn()
+        self.one.run(f"pkill -x xen-dmabuf-patt; until grep -q ended {CHURN}; do :; done")
+        self.assertIn("ended 0", self.churned())
+        poll(lambda: not self.one.buffers(), 60, "the release of all display buffers")
+        self.assertLess(self.dom0.grants(self.one.domid), 16, "what is left: rings and the disk")
+        print(
+            f"worker killed amid requests {KILLS} times: another one was there after {min(took):.1f} to "
+            f"{max(took):.1f} s, programs that were told {told}",
+            flush=True,
+        )
 
     def test_during_dbuf_create_worker_killed(self):
         self.killed_at_create()
