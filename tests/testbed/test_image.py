@@ -14,6 +14,7 @@ from oeqa.runtime.cases.xen_dmabuf_backend import *  # noqa: F403
 from oeqa.runtime.cases.xen_dmabuf_guest import *  # noqa: F403
 from oeqa.runtime.cases.xen_dmabuf_habits import *  # noqa: F403
 from oeqa.runtime.cases.xen_dmabuf_input import *  # noqa: F403
+from oeqa.runtime.cases.xen_dmabuf_neighbours import *  # noqa: F403
 from oeqa.runtime.cases.xen_dmabuf_platform import *  # noqa: F403
 from oeqa.runtime.cases.xen_dmabuf_refusals import *  # noqa: F403
 from oeqa.runtime.cases.xen_dmabuf_release import *  # noqa: F403
