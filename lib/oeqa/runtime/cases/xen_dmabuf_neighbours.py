@@ -7,6 +7,8 @@ from oeqa.runtime.xen_dmabuf.case import XenDmabufUnnoticedCase, XenDmabufWitnes
 from oeqa.runtime.xen_dmabuf.dom0 import SERVICE, poll
 
 DAY = 24 * 60 * 60
+LIMIT, MORE = "160M", "200M"
+KILLED = 128 + 9
 # systemd hears of each worker's loop three times in WatchdogSec=60
 WATCHDOG_SECONDS = 30
 JOURNALD = "systemd-journald"
@@ -38,6 +40,32 @@ class XenDmabufNeighboursTest(XenDmabufUnnoticedCase, XenDmabufWitnessedCase):
     def both_go_on(self):
         before = self.answered()
         poll(lambda: all(now > then + 3 for now, then in zip(self.answered(), before)), 60, f"more flips than {before}")
+
+    def uids(self):
+        """Of the worker of each."""
+        return {self.dom0.run(f"stat -c %u /proc/{domu.worker()}") for domu in (self.one, self.witness)}
+
+    def test_a_worker_beyond_its_memory_is_ended(self):
+        """By the kernel, with all that is in its control group; the neighbour is in another one, and another user.
+
+        The unit's limit is lowered, as Dom0 may not have so much memory."""
+        self.assertEqual(len(self.uids()), 2, "users")
+        group = self.dom0.run(f"systemctl show -P ControlGroup {self.one.unit}")
+        names = ("memory.max", "memory.swap.max", "cgroup.procs")
+        limit, swap, processes = (shlex.quote(f"/sys/fs/cgroup{group}/{name}") for name in names)
+        given = self.dom0.run(f"cat {limit}")
+        self.assertEqual(given, self.dom0.run(f"systemctl show -P MemoryMax {self.one.unit}"), "the unit's limit")
+        self.addCleanup(self.dom0.try_run, f"echo {given} > {limit}")
+        self.both_flip()
+        program, flips = self.witness.program(), self.witness.flips()
+        eats = f"echo $$ > {processes} && exec dd if=/dev/zero of=/dev/null bs={MORE} count=1"
+        self.dom0.run(f"[ ! -e {swap} ] || echo 0 > {swap}")
+        self.goes_on(f"echo {LIMIT} > {limit} && sh -c {shlex.quote(eats)}; [ $? = {KILLED} ] || exit 1")
+        self.assertIn("oom-kill", self.dom0.run(f"journalctl -q -o cat -u {self.one.unit}"))
+        self.witness.screens("hold")
+        self.assert_witness_flips(flips)
+        self.assertEqual(self.witness.program(), program, "the neighbour's program")
+        self.assert_unnoticed()
 
     def test_the_clock_jumps(self):
         """A day forward, and back; Dom0's wall clock is nobody's deadline."""
