@@ -26,6 +26,11 @@ except BlockingIOError:
 
 
 class XenDmabufNeighboursTest(XenDmabufUnnoticedCase, XenDmabufWitnessedCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.witness.run("dmesg -n 1")
+
     def both_flip(self):
         """From now on."""
         for domu in (self.one, self.witness):

@@ -174,6 +174,8 @@ class XenDmabufUnnoticedCase(XenDmabufCase):
         super().setUpClass()
         cls.one = cls.class_domu("xen-dmabuf-shared", 5)
         cls.one.start()
+        # the kernel's words would come among a program's on the console
+        cls.one.run("dmesg -n 1")
 
     def setUp(self) -> None:
         super().setUp()
