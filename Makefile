@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV ?= build/venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help demo view lint test status fuzz oe-test soak shell host-packages requirements clean clean-cache kernel-check kernel-loops kernel-debug-test kernel-bench flip-bench input-bench oe-check layer-build layer-demo
+.PHONY: help demo view lint test test-compositors status fuzz oe-test soak shell host-packages requirements clean clean-cache kernel-check kernel-loops kernel-debug-test kernel-bench flip-bench input-bench oe-check layer-build layer-demo
 
 help:
 	@echo "make demo           the main job on the testbed, with its proofs: build/demo/report.html"
 	@echo "make view           sit down and use it: Dom0 as a kiosk with a guest's desktop, keyboard and mouse"
 	@echo "make lint           ruff and mypy over all Python here, reuse over all files"
 	@echo "make test           lint, then all tests that run here: unit tests, layer, testbed"
+	@echo "make test-compositors  sway and labwc on Dom0's screen, with dma-bufs"
 	@echo "make status         write docs/status.md from docs/status.toml and the last run of make test"
 	@echo "make oe-test        the image tests by oe-core's own oe-test: OE_CORE=clone [TESTS=\"module...\"]"
 	@echo "make soak           DomUs ended in random order: N=cycles (default 20) SEED=number"
@@ -71,6 +72,10 @@ build/.pump: $(wildcard backend/src/xen_dmabuf/pump/pump.*) backend/pump_build.p
 
 test: lint build/.pump
 	@$(RUN) -m pytest --junitxml=build/test/junit.xml
+
+test-compositors: $(VENV)/.ready
+	@$(RUN) -m testbed host-packages
+	@$(RUN) -m pytest -v -m compositors tests/testbed/test_other_compositors.py
 
 status: $(VENV)/.ready
 	@$(RUN) tests/status.py

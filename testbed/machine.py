@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from . import host, kernel, kernel_debug, kernel_guest, rootfs, xen
@@ -27,10 +27,15 @@ def _prepare() -> None:
     host.require_root()
 
 
-def build(product: Product | None = None, guest_kernel: Callable[[], Path] = kernel_guest.build) -> Images:
+def build(
+    product: Product | None = None,
+    guest_kernel: Callable[[], Path] = kernel_guest.build,
+    more: Sequence[str] = (),
+) -> Images:
     """Build what is not cached, with the product that is chosen by the environment if none is given.
 
     ``guest_kernel`` builds the folder of the kernel with the guest's series, which DomUs can boot, too.
+    ``more``: packages of Debian that Dom0 has besides.
     """
     product = product or chosen()
     _prepare()
@@ -38,7 +43,7 @@ def build(product: Product | None = None, guest_kernel: Callable[[], Path] = ker
     return Images(
         xen=xen.build(),
         kernel=built / "Image",
-        dom0=rootfs.build_dom0(product, built, guest_kernel()),
+        dom0=rootfs.build_dom0(product, built, guest_kernel(), more),
         domu=rootfs.build_domu(product, built),
     )
 

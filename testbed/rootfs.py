@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from . import cache, debianroot, keys, layout, process
 from .product import DOM0, DOMU, Product
 
 IMAGE_MIB = {DOM0: 1400, DOMU: 1000}
+MORE_MIB = 500
+"""For the packages that a Dom0 has besides."""
 _ENABLED = {
     "ssh.service": "multi-user.target",
     "seatd.service": "multi-user.target",
@@ -48,13 +50,13 @@ def _modules(root: Path, kernel: Path) -> None:
     process.run(["cp", "-r", f"{kernel}/modules/lib/modules", str(root / "usr/lib/")], what="kernel modules")
 
 
-def _write_image(name: str, root: Path, image: Path) -> None:
+def _write_image(name: str, mib: int, root: Path, image: Path) -> None:
     """Pack a root into ext4; a size that is too small is an error of mke2fs."""
     for stamp in (root / "etc/.updated", root / "var/.updated"):
         stamp.touch()
     options = ("-q", "-t", "ext4", "-L", name, "-O", "^has_journal", "-E", "lazy_itable_init=1")
     process.run(
-        ["mke2fs", *options, "-d", str(root), str(image), f"{IMAGE_MIB[name]}M"],
+        ["mke2fs", *options, "-d", str(root), str(image), f"{mib}M"],
         what=f"{name} image",
         remedy="raise IMAGE_MIB in testbed/rootfs.py if the image is too small",
     )
@@ -65,12 +67,14 @@ def _copy_root(packages: Path, folder: Path) -> Path:
     return folder / "root"
 
 
-def build_dom0(product: Product, kernel: Path, guest_kernel: Path) -> Path:
+def build_dom0(product: Product, kernel: Path, guest_kernel: Path, more: Sequence[str] = ()) -> Path:
     """dom0.ext4: Xen's tools, Weston on GL, the backend with the layer's units and configuration.
 
-    ``kernel`` is also the DomUs'; ``guest_kernel`` is the other one that they can boot.
+    ``kernel`` is also the DomUs'; ``guest_kernel`` is the other one that they can boot. ``more``: packages of
+    Debian, for a root beside the usual one.
     """
-    packages = debianroot.bootstrap(DOM0, debianroot.BASE_PACKAGES + debianroot.DOM0_PACKAGES)
+    name = f"{DOM0}-more" if more else DOM0
+    packages = debianroot.bootstrap(name, [*debianroot.BASE_PACKAGES, *debianroot.DOM0_PACKAGES, *more])
     inputs = {
         "kernel": kernel.name,
         "guest kernel": guest_kernel.name,
@@ -89,16 +93,24 @@ def build_dom0(product: Product, kernel: Path, guest_kernel: Path) -> Path:
         (root / debianroot.DIST_PACKAGES / "xen.pth").write_text("/usr/lib/xen-4.20/lib/python\n", encoding="utf-8")
         debianroot.enable(root, {"systemd-networkd.service": "multi-user.target", "xen.service": "multi-user.target"})
 
-    return _build(DOM0, product, packages, inputs, fill)
+    return _build(DOM0, product, packages, inputs, fill, name, IMAGE_MIB[DOM0] + (MORE_MIB if more else 0))
 
 
 def build_domu(product: Product, kernel: Path) -> Path:
     """domu.ext4: the DomU's Weston under systemd, and the pattern program under a minimal init."""
     packages = debianroot.bootstrap(DOMU, debianroot.BASE_PACKAGES + debianroot.DOMU_PACKAGES)
-    return _build(DOMU, product, packages, {"kernel": kernel.name}, lambda _root: None)
+    return _build(DOMU, product, packages, {"kernel": kernel.name}, lambda _root: None, DOMU, IMAGE_MIB[DOMU])
 
 
-def _build(side: str, product: Product, packages: Path, inputs: dict[str, str], fill: Callable[[Path], None]) -> Path:
+def _build(
+    side: str,
+    product: Product,
+    packages: Path,
+    inputs: dict[str, str],
+    fill: Callable[[Path], None],
+    name: str,
+    mib: int,
+) -> Path:
     """The image of a side, if it isn't cached made of Debian's packages and the product; ``fill``: its own part."""
     overlays = [layout.FILES / "common", layout.FILES / side]
 
@@ -111,7 +123,7 @@ def _build(side: str, product: Product, packages: Path, inputs: dict[str, str], 
         _users(root)
         _ssh(root)
         debianroot.enable(root, _ENABLED)
-        _write_image(side, root, folder / f"{side}.ext4")
+        _write_image(side, mib, root, folder / f"{side}.ext4")
         shutil.rmtree(root)
 
     common = {
@@ -120,4 +132,4 @@ def _build(side: str, product: Product, packages: Path, inputs: dict[str, str], 
         "files": cache.digest(overlays),
         "recipe": cache.digest([Path(__file__)]),
     }
-    return cache.stage(f"{product.stage}{side}", {**common, **inputs, **product.inputs(side)}, build) / f"{side}.ext4"
+    return cache.stage(f"{product.stage}{name}", {**common, **inputs, **product.inputs(side)}, build) / f"{side}.ext4"
