@@ -18,6 +18,7 @@ from xen_dmabuf.config import ConnectorConfig
 from xen_dmabuf.displif import fourcc
 from xen_dmabuf.displif import wire as OP
 from xen_dmabuf.displif.geometry import Crop
+from xen_dmabuf.worker.frames import Frames
 from xen_dmabuf.worker.ground import ground, read_ppm
 from xen_dmabuf.worker.protocols import XdgToplevel
 from xen_dmabuf.worker.refresher import Refresher
@@ -465,6 +466,29 @@ def test_a_window_that_cannot_be_opened_leaves_nothing(weston, monkeypatch):
             with pytest.raises(OSError):
                 open_window(compositor)
             assert [image.buffer for image in made] == [None] and not compositor.windows
+            await asyncio.wait_for(compositor._sync(), 5)
+            assert not lost
+
+    asyncio.run(run())
+
+
+def test_a_window_that_goes_shows_nothing_of_the_guest_s_any_more(weston, monkeypatch):
+    """At once, not with the next frame, which doesn't come any more."""
+    attached: list = []
+    attach = Frames.attach
+    monkeypatch.setattr(Frames, "attach", lambda self, what: (attached.append(what), attach(self, what)))
+
+    async def run():
+        async with connected(weston.socket) as (compositor, lost):
+            window = open_window(compositor, (64, 48))
+            picture, idle = image(compositor, 64, 48), window._idle.attach
+            answers: list[bool] = []
+            window.present(picture, Crop(0, 0, 64, 48), answers.append)
+            await until(lambda: answers == [True], "the picture")
+            window.present(picture, Crop(0, 0, 64, 48), answers.append)
+            assert attached[-1] is picture.attach and window.waits_for_frame
+            window.destroy()
+            assert attached[-1] is idle and answers == [True]
             await asyncio.wait_for(compositor._sync(), 5)
             assert not lost
 

@@ -192,6 +192,7 @@ class Window:
     def destroy(self) -> None:
         """Unmap and remove the window; nobody is answered any more."""
         self._compositor.windows.discard(self)
+        self._give_up()
         self._picture.destroy()
         if self.surface is not None and not self.surface.destroyed:
             for proxy in (self._ivi_surface, self._toplevel, self._xdg_surface, self._viewport, self.surface):
@@ -201,6 +202,13 @@ class Window:
         self._idle.destroy()
         self._ground.destroy()
         self.surface = self._viewport = self._xdg_surface = self._toplevel = self._ivi_surface = None
+
+    def _give_up(self) -> None:
+        """Show nothing of the guest's before the window goes: sway 1.10 keeps the last picture
+        of a window, so its pages, until it ends."""
+        if self._guest() and self.surface is not None and not self.surface.destroyed:
+            self.blank()
+            self._picture.replace(None)  # at once, not with the next frame
 
     # -- where
 
