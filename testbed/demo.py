@@ -61,6 +61,7 @@ def _play(report: Report, scene: Scene, product: Product) -> None:
             _started(domu.start_weston, "Weston runs in the DomU, on drm_xen_front"),
         ),
         ("that Weston is on Dom0's screen, pixel by pixel", lambda: proofs.weston_is_exact(scene)),
+        ("clicks and touches land where they are done", lambda: proofs.clicks_and_touches_land(scene)),
         ("what is typed in its window arrives in the DomU", lambda: proofs.typed_text_arrives(scene)),
         ("the DomU destroyed while it flips hurts nobody", lambda: proofs.crash_is_survived(scene)),
         ("the DomU, started again, has its picture again", again),

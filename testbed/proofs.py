@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from . import pattern
+from . import layout, pattern
 from .deadline import wait_until
 from .display import PAGE, PROBE, DomU, animate, mapped_grants, save, screenshot
 from .errors import ProofError
 from .guest import Dom0, Json
+from .inputbench.figures import BUTTON, EV_ABS, Heard
 from .qemu import Qemu
 
 RELEASE_SECONDS = 30
@@ -27,6 +28,8 @@ COLOURS_OF_A_CLIENT = 100  # more than background, panel and cursor have
 MOSTLY_TERMINAL = 0.2  # of the screen is black where a terminal fills the DomU's window
 KEYS_AT_ONCE = 8
 POINTER = 16  # pixels each way that are seen of it where the demo leaves it
+RANGE = 32768  # of the hands' touch screen
+MT_PLACE = (0x35, 0x36)
 POKED = 0x5A17C3
 POKED_BACK = 0xC3175A
 
@@ -250,6 +253,72 @@ def weston_is_exact(scene: Scene) -> str:
     scene.keep("weston-drawn", "Held still: the framebuffer, read in the DomU", drawn[0])
     height, width = drawn[0].shape[:2]
     return f"it moves; held still, all {width}x{height} pixels equal, window at {x},{y}"
+
+
+def clicks_and_touches_land(scene: Scene) -> str:
+    """What is pointed at, clicked and touched on Dom0's screen is there in the DomU, within a pixel."""
+    screen = scene.shot_again("before-pointing")
+    top, left = map(int, np.argwhere((screen != screen[0, 0]).any(axis=2)).min(axis=0))
+    height, width = scene.domu.grab().shape[:2]
+    for name in ("Pointer", "Multi-touch"):
+        _listen(scene, name)
+    corners = [(x, y) for x in (0, width - 1) for y in (0, height - 1)]
+    # not a corner first: evdev doesn't report what was 0 already
+    for x, y in ((width // 3, height // 2), *corners, (width // 2, height // 2)):
+        scene.machine.point(left + x, top + y)
+        _lands(scene, "Pointer", (0, 1), (x, y))
+    scene.machine.click()
+    wait_until(lambda: _heard(scene, "Pointer").presses(BUTTON) == (1, 1), 60, "the click in the DomU")
+    _touch_each(scene, [(left, top, x, y) for x, y in ((width // 3, height // 2), *corners)])
+    scene.machine.point(screen.shape[1] - 1, screen.shape[0] - 1)
+    return f"corners of {width}x{height} at {left},{top}, pointed at and touched, and a click: all within a pixel"
+
+
+def _touch_each(scene: Scene, places: list[tuple[int, int, int, int]]) -> None:
+    """By a touch screen of user space in Dom0: QEMU's can't be used from outside."""
+    width, height = scene.machine.screen
+    fifo = "/run/xen-dmabuf-hands"
+    scene.dom0.copy_to(layout.HANDS, "/run/xen_dmabuf_hands.py")
+    scene.dom0.run(f"systemd-run --quiet --collect --unit=hands python3 /run/xen_dmabuf_hands.py {fifo}")
+    node = "$(basename $(dirname $(dirname $(grep -l 'test touch screen' /sys/class/input/event*/device/name))))"
+    opened = f'ls -l /proc/$(systemctl show -P MainPID weston)/fd | grep -q "/{node}\\$"'
+    try:
+        wait_until(lambda: scene.dom0.try_run(f"test -p {fifo} && {opened}").status == 0, 60, "Weston's touch screen")
+        for left, top, x, y in places:
+            units = (2 * (left + x) + 1) * RANGE // (2 * width), (2 * (top + y) + 1) * RANGE // (2 * height)
+            scene.dom0.run(f"echo touch 0 {units[0]} {units[1]} > {fifo}")
+            _lands(scene, "Multi-touch", MT_PLACE, (x, y))
+            scene.dom0.run(f"echo lift 0 > {fifo}")
+    finally:
+        scene.dom0.run(f"systemctl stop hands; rm -f {fifo}")
+
+
+def _listen(scene: Scene, name: str) -> None:
+    """Keep what a device of the DomU says, beside its Weston; its udev rule has given it a screen."""
+    found = scene.domu.run(f"grep -l 'Virtual {name}' /sys/class/input/event*/device/name").split("/")[4]
+    properties = scene.domu.run(f"udevadm info -q property /dev/input/{found}").split()
+    if "WL_OUTPUT=Virtual-1" not in properties:
+        raise ProofError(f"udev maps the DomU's {name} to no screen: {properties}")
+    scene.domu.run(f"systemd-run --quiet --collect --unit=hear-{name} sh -c 'cat /dev/input/{found} > /run/{name}'")
+    wait_until(lambda: scene.domu.try_run(f"test -e /run/{name}").status == 0, 30, f"the DomU's {name}")
+
+
+def _heard(scene: Scene, name: str) -> Heard:
+    return Heard.of(scene.domu.read_file(f"/run/{name}"))
+
+
+def _lands(scene: Scene, name: str, axes: tuple[int, int], place: tuple[int, int]) -> None:
+    last: list[tuple[int, ...]] = []
+
+    def there() -> bool:
+        said = {code: value for _time, kind, code, value in _heard(scene, name).events if kind == EV_ABS}
+        last[:] = [tuple(said.get(axis, -RANGE) for axis in axes)]
+        return all(abs(one - other) <= 1 for one, other in zip(last[0], place, strict=True))
+
+    try:
+        wait_until(there, 60, f"{name} at {place}")
+    except TimeoutError as error:
+        raise ProofError(f"{name} at {place} of the DomU's screen: its evdev says {last}") from error
 
 
 def typed_text_arrives(scene: Scene) -> str:

@@ -245,10 +245,10 @@ class Qemu:
                 self._input({"type": "key", "data": {"down": down, "key": key}})
 
     def point(self, x: int, y: int) -> None:
-        """Move the pointer to a pixel of the first output, over which Weston lays the tablet."""
+        """Move the pointer to the middle of a pixel of the first output, over which Weston lays the tablet."""
         width, height = self.screen
         for axis, value, size in (("x", x, width), ("y", y, height)):
-            self._input({"type": "abs", "data": {"axis": axis, "value": (value * 0x7FFF + size // 2) // size}})
+            self._input({"type": "abs", "data": {"axis": axis, "value": (2 * value + 1) * 0x8000 // (2 * size)}})
 
     def click(self) -> None:
         """Press and release the left button."""

@@ -95,6 +95,7 @@ class TestScreen:
         scene.domu.boot()
         scene.domu.start_weston()
         proofs.weston_is_exact(scene)
+        proofs.clicks_and_touches_land(scene)
         proofs.typed_text_arrives(scene)
 
 
