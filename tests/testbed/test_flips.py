@@ -51,4 +51,7 @@ def test_every_counted_flip_was_shown(measured, row):
 
 @pytest.mark.parametrize("row", MEASURED)
 def test_a_held_picture_wakes_nobody(measured, row):
-    assert measured[row].figures.idle_wakeups == 0
+    """But for systemd's watchdog, which hears of each process three times a minute, and the supervisor's thread, which
+    asks its loop as often; a picture that woke anybody would do so each second."""
+    woken = measured[row].seen.idle.wakeups
+    assert woken["weston"] == 0 and woken["worker"] <= 1 and woken["supervisor"] <= 3

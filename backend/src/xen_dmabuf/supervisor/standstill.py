@@ -19,40 +19,37 @@ log = logging.getLogger(__name__)
 
 
 class Standstill:
-    """Watches the running loop while the context is open, in which that loop may be blocked."""
+    """Watches the running loop while the context is open, in which that loop may be blocked.
+
+    The loop is asked now and then, so an idle machine is woken no more often than for systemd's watchdog.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._beaten = time.monotonic()
-        self._said = False
         self._ended = threading.Event()
+        self._answered = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._next: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> Standstill:
         self._thread.start()
-        self._beat()
         return self
 
     def __exit__(self, *_exception: object) -> None:
         self._ended.set()
+        self._answered.set()
         self._thread.join()
-        if self._next:
-            self._next.cancel()
-
-    def _beat(self) -> None:
-        if self._said:
-            self._said = False
-            log.warning("goes on", extra=fields(after=f"{time.monotonic() - self._beaten:.0f} s"))
-        self._beaten = time.monotonic()
-        self._next = self._loop.call_later(limits.STANDSTILL / 4, self._beat)
 
     def _watch(self) -> None:
-        while not self._ended.wait(limits.STANDSTILL / 2):
-            if not self._said and time.monotonic() - self._beaten > limits.STANDSTILL:
-                self._said = True
-                log.error(
-                    "the supervisor stands still: XenStore does not answer, or the machine is overloaded; guests draw"
-                    " on, but no display connects or ends until `xenstore-ls` answers",
-                    extra=fields(seconds=limits.STANDSTILL),
-                )
+        while not self._ended.wait(limits.STANDSTILL):
+            asked = time.monotonic()
+            self._answered.clear()
+            self._loop.call_soon_threadsafe(self._answered.set)
+            if self._answered.wait(limits.STANDSTILL):
+                continue
+            log.error(
+                "the supervisor stands still: XenStore does not answer, or the machine is overloaded; guests draw"
+                " on, but no display connects or ends until `xenstore-ls` answers",
+                extra=fields(seconds=limits.STANDSTILL),
+            )
+            self._answered.wait()
+            log.warning("goes on", extra=fields(after=f"{time.monotonic() - asked:.0f} s"))
