@@ -75,6 +75,7 @@ RDEPENDS:${PN}-modules += "\
     python3-json \
     python3-logging \
     python3-mmap \
+    python3-numbers \
     python3-shell \
     python3-tomllib \
     xen-tools-python \
@@ -85,6 +86,7 @@ RDEPENDS:${PN}-ptest += "\
     python3-hypothesis \
     python3-math \
     python3-multiprocessing \
+    python3-pickle \
     python3-pytest \
     python3-resource \
     python3-unittest-automake-output \
