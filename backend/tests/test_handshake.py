@@ -35,6 +35,7 @@ from xen_dmabuf.link.messages import (
     AskStatus,
     Connect,
     Disconnect,
+    Failed,
     Held,
     Hello,
     Rename,
@@ -451,6 +452,24 @@ def test_a_device_that_could_not_be_forgotten_connects_in_the_next_ones_place(mo
             await until(lambda: states(store)[0] == "2", "InitWait in the next one's place")
             assert supervisor._domains[3].devices[0] is device
             await connect(store)
+
+    asyncio.run(run())
+
+
+def test_a_failure_that_comes_with_the_frontends_next_state_is_not_forgotten():
+    """It goes to Connected while its worker says that its ring lies: the supervisor knew of Initialised only."""
+
+    async def run():
+        store = FakeStore()
+        async with running(store) as supervisor:
+            toolstack_creates(store)
+            await connect(store)
+            store.nodes[f"{FRONT}/state"] = "3"
+            supervisor._domains[3].devices[0].step()
+            store.nodes[f"{FRONT}/state"] = "4"
+            FakeChild.made[0].say(Failed(0, "the ring lies"))
+            await until(lambda: FakeChild.made[0].count(Disconnect) == 1, "what gives its pages back", 2)
+            assert "5" in store.history, "the frontend is told"
 
     asyncio.run(run())
 

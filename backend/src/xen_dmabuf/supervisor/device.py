@@ -153,8 +153,8 @@ class Device:
         self.front = read_state(self._store, self.front_watch)
         if self.back == State.INITIALISING:
             self._made_anew()
-        if self._failed and self._moved_on():
-            self._failed = ""  # another try is its right
+        if self._failed and self.link not in (Link.CONNECTING, Link.UP) and self._moved_on():
+            self._failed = ""  # another try is its right, once the worker has given back what it held
         online = self._store.read(f"{self.path}/online") != "0" and not self.domain_gone
         reason = self._refusal() if self.back is not None and online else ""
         lacking = "" if reason or not online else self._lacking()
