@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Write docs/status.md: the claims of docs/status.toml with the results of the last run of all tests.
 
-python3 tests/status.py [JUNIT.XML]    default: what `make test` has left, build/test/junit.xml
+python3 tests/status.py [JUNIT.XML [AGAIN.XML...]]    default: what `make test` has left, build/test/junit.xml
+
+AGAIN.XML: later runs of some of the tests. What they say counts, and the page says that there were some.
 
 Exit status: 0 written, 2 there is no such run, or a claim is malformed.
 """
@@ -44,6 +46,11 @@ class Run:
     results: dict[str, str]
     date: str
     commit: str
+    later: tuple[Run, ...] = ()
+
+    def then(self, later: Run) -> Run:
+        """With what a later run of some of the tests says."""
+        return Run({**self.results, **later.results}, self.date, self.commit, (*self.later, later))
 
     def count(self, tests: Iterable[str]) -> Counter[str]:
         """How many tests below the named ones had which outcome; a test below two of them counts once."""
@@ -52,9 +59,9 @@ class Run:
 
     def __str__(self) -> str:
         total = Counter(self.results.values())
-        return (
-            f"the run of {self.date} on commit {self.commit} ({', '.join(f'{total[key]} {key}' for key in OUTCOMES)})"
-        )
+        again = "".join(f"; {len(run.results)} of them again on commit {run.commit}" for run in self.later)
+        counts = ", ".join(f"{total[key]} {key}" for key in OUTCOMES)
+        return f"the run of {self.date} on commit {self.commit} ({counts}{again})"
 
 
 def is_below(name: str, test: str) -> bool:
@@ -128,9 +135,12 @@ def read_claims(path: Path = CLAIMS) -> list[dict]:
 
 
 def main(arguments: list[str]) -> int:
-    path = Path(arguments[0]) if arguments else RUN
+    path, *later = map(Path, arguments or [RUN])
     try:
-        text = page(read_claims(), read_run(path))
+        run = read_run(path)
+        for path in later:
+            run = run.then(read_run(path))
+        text = page(read_claims(), run)
     except (OSError, ElementTree.ParseError) as error:
         print(f'status: no results of a run in "{path}" ({error}); run "make test" first', file=sys.stderr)
         return 2

@@ -90,3 +90,13 @@ def test_a_malformed_claim_is_refused(line, tmp_path):
     path.write_text(f'[[section]]\ntitle = "T"\n[[section.claim]]\nclaim = "C"\n{line}\n')
     with pytest.raises(ValueError, match='"C"'):
         status.read_claims(path)
+
+
+def test_a_later_run_of_some_tests_counts_and_is_told(run):
+    later = status.Run({"tests.a.test_b.C.test_d[1]": "held"}, "2026-11-28", "def")
+    both = run.then(later)
+    assert (
+        run.results["tests.a.test_b.C.test_d[1]"] == "failed" and both.results["tests.a.test_b.C.test_d[1]"] == "held"
+    )
+    assert len(both.results) == len(run.results)
+    assert str(both).endswith("; 1 of them again on commit def)") and "commit abc" in str(both)
