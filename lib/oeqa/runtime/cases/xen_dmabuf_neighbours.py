@@ -12,16 +12,22 @@ KILLED = 128 + 9
 # systemd hears of each worker's loop three times in WatchdogSec=60
 WATCHDOG_SECONDS = 30
 JOURNALD = "systemd-journald"
-# what it can't take without being asked to, it takes no more
+# until it takes nothing of anybody: what one socket may have on its way is less than what the queue holds
 FILL = """
 import socket
-journald = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-journald.connect('/run/systemd/journal/socket')
-try:
-    while True:
-        journald.send(b'MESSAGE=xen-dmabuf-test fills the queue\\n')
-except BlockingIOError:
-    pass
+full = False
+kept = []
+while not full:
+    journald = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    journald.connect('/run/systemd/journal/socket')
+    kept.append(journald)
+    full = True
+    try:
+        while True:
+            journald.send(b'MESSAGE=xen-dmabuf-test fills the queue\\n')
+            full = False
+    except BlockingIOError:
+        pass
 """
 
 
