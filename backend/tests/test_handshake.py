@@ -104,7 +104,7 @@ def test_workers_of_domains_that_went_without_a_supervisor_are_ended():
         units.there = {3, 4}
         async with running(store, units=units) as supervisor:
             await connect(store)
-            await supervisor._end_strangers()
+            await supervisor._strangers.end()
             assert units.ended == [4]
 
     asyncio.run(run())
@@ -118,7 +118,7 @@ def test_a_xenstore_that_lost_all_domains_ends_no_worker(caplog):
         store.nodes.clear()
         units.there = {3, 4}
         async with running(store, units=units) as supervisor:
-            await supervisor._end_strangers()
+            await supervisor._strangers.end()
         assert units.ended == []
 
     asyncio.run(run())
@@ -135,7 +135,7 @@ def test_a_worker_that_cannot_be_ended_spares_no_other(monkeypatch, caplog, fail
         units.there = {4, 5, 6}
         units.failures = failures
         async with running(store, units=units) as supervisor:
-            await asyncio.wait_for(supervisor._end_strangers(), 10)
+            await asyncio.wait_for(supervisor._strangers.end(), 10)
         assert sorted(units.ended) == [4, 5, 6]
 
     asyncio.run(run())

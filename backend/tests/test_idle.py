@@ -223,7 +223,7 @@ def test_a_unit_that_the_configuration_does_not_want_is_ended():
         store, units = FakeStore(), FakeUnits()
         units.there = {IDLE}
         async with running(store, load_, units) as supervisor:
-            await supervisor._end_strangers()
+            await supervisor._strangers.end()
         assert units.ended == ended
 
     asyncio.run(run(Config, [IDLE]))

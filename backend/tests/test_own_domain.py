@@ -112,7 +112,7 @@ def test_strangers_are_ended(store):
         units.there = {3, 4}
         async with running(store, units=units) as supervisor:
             await connect(store)
-            await supervisor._end_strangers()
+            await supervisor._strangers.end()
         assert units.ended == [4]
 
     asyncio.run(run())

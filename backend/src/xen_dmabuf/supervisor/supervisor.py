@@ -43,10 +43,12 @@ from ..notify import Notifier
 from .child import Child
 from .control import ControlServer
 from .device import Device, Ties
+from .domain import Domain
 from .events import Events
 from .idle import IdleScreens
 from .lock import Instance
-from .status import SCHEMA, DeviceState, DomainState, Event, Totals
+from .status import SCHEMA, Event, Totals
+from .strangers import Strangers
 from .units import IDLE, Units, Which
 from .vdispl import VDispl
 from .vkbd import VKbd
@@ -55,7 +57,7 @@ from .xenstore import XenStore
 log = logging.getLogger(__name__)
 
 _RELEASE_DOMAIN = "@releaseDomain"
-_RETRY, _LAST_RETRY = 1.0, 10.0
+_RETRY = 1.0
 _KINDS: tuple[type[Device], ...] = (VDispl, VKbd)
 """In the order in which they are looked at: a vkb device belongs to the worker that a vdispl device has."""
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
@@ -72,50 +74,6 @@ _OF_INPUTS = (InputConnected, InputRefused, InputDisconnected)
 def _place(folder: str) -> int:
     """Of the kind whose backend's or frontend's folder is called so."""
     return next(place for place, kind in enumerate(_KINDS) if folder in (kind.BACKEND, kind.FRONTEND))
-
-
-class Domain:
-    """A DomU with at least one device. ``config`` is what its worker has; there is one as long as there
-    are vdispl ``devices``, ``inputs`` alone have none. ``begun``: its link is kept up."""
-
-    def __init__(self, domid: int, name: str, config: Config, child: Child) -> None:
-        self.domid = domid
-        self.name = name
-        self.config = config
-        self.child = child
-        self.devices: dict[int, VDispl] = {}
-        self.inputs: dict[int, VKbd] = {}
-        self.begun = False
-        self.ready = False
-        self.silent = False
-        self.status: asyncio.Future[WorkerStatus | None] | None = None
-        self.published: dict[tuple[str, int], DeviceState] = {}
-
-    def summary(self) -> dict[str, Any]:
-        """What `xen-dmabuf-backend status` says of it without asking its worker."""
-        state = DomainState(self.domid, self.name, self.child.pid if self.begun else 0, self._worker())
-        devices = [asdict(device.status()) for device in self.devices.values()]
-        inputs = [asdict(device.status()) for device in self.inputs.values()]
-        return {**asdict(state), "devices": devices, "inputs": inputs}
-
-    def _worker(self) -> str:
-        if self.ready:
-            return "not answering" if self.silent else "ready"
-        return "starting" if self.begun else "none"
-
-    def rename(self, name: str) -> None:
-        self.name = name
-        for device in self.all_devices():
-            device.name = name
-
-    def all_devices(self) -> list[Device]:
-        return [*self.devices.values(), *self.inputs.values()]
-
-    def of_kind(self, kind: type[Device]) -> dict[int, Any]:
-        return self.devices if kind is VDispl else self.inputs
-
-    def ready_child(self) -> Child | None:
-        return self.child if self.ready else None
 
 
 _NAME_PATH = re.compile(r"/local/domain/([0-9]{1,5})/name", re.ASCII)
@@ -148,6 +106,7 @@ class Supervisor:
         self._events = Events()
         self._notifier = Notifier()
         self._starving = RateLimit(1, 60.0)
+        self._strangers = Strangers(units, lambda: store.domain_exists(self._own), self._is_known)
         self._idle = IdleScreens(lambda *callbacks: Child(IDLE, units, *callbacks), self._spawn)
 
     async def run(self) -> None:
@@ -170,7 +129,7 @@ class Supervisor:
                 self._notifier.feed()
                 log.info("serving", extra=fields(path=", ".join(self.folders)))
                 self._spawn(self._forgive())
-                self._spawn(self._end_strangers())
+                self._spawn(self._strangers.end())
                 await self._stopping.wait()
                 self._notifier.say("STOPPING=1")
                 loop.remove_reader(self._store.fileno())
@@ -181,6 +140,7 @@ class Supervisor:
     def leave(self) -> None:
         """Let everything be as it is: workers go on, and no frontend hears of it."""
         self._ended = True
+        self._strangers.leave()
         self._idle.leave()
         for domain in self._domains.values():
             domain.child.leave()
@@ -224,43 +184,6 @@ class Supervisor:
             loop.default_exception_handler(context)
         elif self._starving.allow(loop.time()):
             log.error("no descriptor left: who asks for the status has to wait", extra=fields(reason=error))
-
-    async def _end_strangers(self) -> None:
-        """Stop the units of domains that went while no supervisor ran; what fails is tried again."""
-        pause, reported = _RETRY, ""
-        while not self._ended:
-            reason = await self._try_to_end_strangers()
-            if not reason:
-                return
-            if reason != reported:
-                reported = reason
-                log.error("workers of domains that went can't be ended", extra=fields(reason=reason))
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LAST_RETRY)
-
-    async def _try_to_end_strangers(self) -> str:
-        """What failed first, empty if nothing did; one that can't be stopped spares no other."""
-        failed = ""
-        try:
-            if not self._store.domain_exists(self._own):
-                log.error(
-                    "no worker is ended: XenStore doesn't even have this domain, so it lost all others, too;"
-                    " `systemctl stop xen-dmabuf-worker@DOMID.*` ends one whose domain went"
-                )
-                return ""
-            running = await self._units.running()
-        except OSError as error:
-            return str(error)
-        for domid in sorted(running, key=str):
-            if self._is_known(domid):
-                continue
-            try:
-                await self._units.stop(domid)
-            except OSError as error:
-                failed = failed or str(error)
-            else:
-                log.info("worker of a domain without device stopped", extra=fields(domid=domid))
-        return failed
 
     def _is_known(self, which: Which) -> bool:
         """Whether its worker is to be there."""
