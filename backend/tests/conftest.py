@@ -67,6 +67,13 @@ def xen(request, monkeypatch) -> Iterator[FakeXen]:
     fake.close()
 
 
+@pytest.fixture
+def nothing_raised(capfd):
+    """pywayland prints an exception in a callback, and goes on."""
+    yield
+    assert "Traceback" not in capfd.readouterr().err
+
+
 _RUNNING = pytest.StashKey[dict[str, Fuzzing]]()
 
 
