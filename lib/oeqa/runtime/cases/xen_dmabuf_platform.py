@@ -25,7 +25,7 @@ class XenDmabufPlatformTest(XenDmabufCase):
         guest = self.domu(self.dom0.guest_name)
         guest.start()
         # none could tell a disk's grants from a picture's in Xen's table
-        disk = f"/local/domain/0/backend/vbd/{guest.domid}/51712"
+        disk = self.dom0.backend_node("vbd", guest.domid, 51712)
         self.assertEqual(self.dom0.run(f"xenstore-read {disk}/feature-persistent").strip(), "0")
         # the kernel asks an init that is no init: it has to be told what powers off
         guest.run("echo '/sbin/poweroff -f -f' > /proc/sys/kernel/poweroff_cmd")

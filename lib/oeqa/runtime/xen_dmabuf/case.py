@@ -200,6 +200,7 @@ class XenDmabufUnnoticedCase(XenDmabufCase):
         self.assert_flips(self.one)
         self.assertGreater(self.one.flips("flips_requested"), flips, "the counters go on")
         self.assertEqual(self.noticed(), before, "the DomU's program, what was said in XenStore")
+        self.assertEqual(self.one.plugged(), ["connected"], "its screen: no flip was answered too late")
 
     def goes_on(self, command: str, timeout: float = 60) -> None:
         """The same for a command after which another worker must be there; not one grant more than before."""

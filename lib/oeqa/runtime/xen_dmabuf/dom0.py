@@ -61,7 +61,7 @@ _SHUTDOWN_SECONDS = 60
 _SET_ASIDE = f"""
 domid=$(xl domid {{name}} 2> /dev/null) || exit 0
 timeout {_SHUTDOWN_SECONDS} xl shutdown -w $domid || xl destroy $domid
-while xenstore-exists /local/domain/0/backend/vbd/$domid; do :; done
+while xenstore-exists {{disks}}/$domid; do :; done
 mkdir -p {TOOLS}/disk && mount -o loop {{disk}} {TOOLS}/disk && umount {TOOLS}/disk || true
 """
 _WAYLAND = "XDG_RUNTIME_DIR=/run WAYLAND_DISPLAY=wayland-0"
@@ -142,7 +142,7 @@ class Dom0:
         The guest of domu.cfg is shut down, and stays so: it writes to the disk that the cases' DomUs read.
         """
         disk = found(r"^\['(?:\w+:)?([^',]+),", self.disk)[1]
-        self.run(_SET_ASIDE.format(name=self.guest_name, disk=disk), 2 * _SHUTDOWN_SECONDS)
+        self.run(_SET_ASIDE.format(name=self.guest_name, disk=disk, disks=self._backends("vbd")), 2 * _SHUTDOWN_SECONDS)
         self.run(f"mkdir -p {TOOLS}; {_NO_PERSISTENT_GRANTS}")
         for name in (_AGENT, _PROBE):
             self.target.copyTo(os.path.join(_FILES, name), f"{TOOLS}/{name}")
@@ -277,8 +277,11 @@ class Dom0:
         return int(self.run("xenstore-read domid"))
 
     def backend_node(self, kind: str, domid: int, number: int = 0) -> str:
-        """Where the backend of a domain's device is in XenStore; ``kind``: vdispl or vinput."""
-        return f"/local/domain/{self.domid}/backend/{kind}/{domid}/{number}"
+        """Where the backend of a domain's device is in XenStore; ``kind``: vdispl, vinput or vbd."""
+        return f"{self._backends(kind)}/{domid}/{number}"
+
+    def _backends(self, kind: str) -> str:
+        return f"/local/domain/{self.domid}/backend/{kind}"
 
     def grant_tables(self) -> list[str]:
         """Xen's grant tables (debug key g), as lines. Xen prints them in one call: its ring must have room for all."""
