@@ -3,7 +3,7 @@
 
 It holds files by name. Xen sees no unmap and the DomU no change of state when the process ends; its
 successor takes the files over and reads the state, which it believes nothing of before it was
-checked (state.py). One thread only.
+checked (state.py). What systemd has no room for waits, one word of each kind for a file. Asyncio thread only.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Iterable
 
-from systemd import daemon
+from ..notify import Notifier
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +24,7 @@ class FdStore:
 
     def __init__(self) -> None:
         self._room = int(os.environ.get("FDSTORE", "0"))  # of systemd 254 and later
+        self._notifier = Notifier()
         self._kept: set[str] = set()
         self._full = False
 
@@ -39,15 +40,17 @@ class FdStore:
             self._full = True
             reason = f"more than {self._room} files: raise FileDescriptorStoreMax= in a drop-in of the unit"
             log.error("a restart of this worker will be noticed", extra={"fields": {"reason": reason}})
-        self._notify(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", (fd,))
+        try:
+            self._notifier.say(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", fd, f"+{name}")
+        except OSError as error:
+            log.error("file descriptor store", extra={"fields": {"reason": error}})
 
     def remove(self, name: str) -> None:
         """Let systemd close what it has by this name, soon."""
         self._kept.discard(name)
-        self._notify(f"FDSTOREREMOVE=1\nFDNAME={name}")
+        self._notifier.forget(f"+{name}")
+        self._notifier.say(f"FDSTOREREMOVE=1\nFDNAME={name}", key=f"-{name}")
 
-    def _notify(self, text: str, fds: tuple[int, ...] = ()) -> None:
-        try:
-            daemon.notify(text, fds=list(fds))
-        except OSError as error:
-            log.error("file descriptor store", extra={"fields": {"reason": error}})
+    def close(self) -> None:
+        """Say nothing more; what systemd has it keeps."""
+        self._notifier.close()

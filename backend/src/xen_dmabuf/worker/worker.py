@@ -380,6 +380,7 @@ class Worker:
     def leave(self) -> None:
         """This process was asked to end, and is not what its state does harm to."""
         self._lived()
+        self._store.close()
 
     def hello(self) -> Hello:
         held = tuple(device.held() for device in self._devices.values())
