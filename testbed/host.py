@@ -56,7 +56,10 @@ TESTS = (
     # and against other compositors, where they are small: mutter and kwin-wayland aren't
     "sway",
     "cage",
+    "xwayland",  # without which cage ends at once, and on which its package doesn't depend
     "grim",
+    # the manual pages' syntax
+    "mandoc",
     # and import systemd-python, which pip compiles (requirements-native.txt)
     "libsystemd-dev",
     "pkg-config",

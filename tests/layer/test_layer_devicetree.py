@@ -72,7 +72,12 @@ def compiled(name):
     names = sorted(set(re.findall(r"IMX_SC_R_\w+", text)), key=len, reverse=True)
     for number, resource in enumerate(names, 1):
         text = re.sub(rf"\b{resource}\b", str(number), text)
-    done = subprocess.run(["dtc", "-q", "-I", "dts", "-O", "dts"], input=text, capture_output=True, text=True)
+    return dtc(dtc(text.encode(), "dts", "dtb"), "dtb", "dts").decode()
+
+
+def dtc(tree, given, wanted):
+    """By the binary form: dtc 1.7 would keep a reference's name, whose number is what counts."""
+    done = subprocess.run(["dtc", "-q", "-I", given, "-O", wanted], input=tree, capture_output=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
