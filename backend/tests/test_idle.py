@@ -276,7 +276,8 @@ def test_windows_come_stay_and_go(weston, tmp_path):
 
     async def run():
         idle = _Shown()
-        idle.on_message(ShowIdle(weston.socket, (screen(idle=str(picture)), screen("other.id0"))))
+        smaller = dataclasses.replace(screen("other.id0"), width=64, height=48)  # what it covered wouldn't be drawn
+        idle.on_message(ShowIdle(weston.socket, (screen(idle=str(picture)), smaller)))
         await until(lambda: idle.drawn() and idle.drawn("other.id0"), "two windows, drawn by Weston")
         assert idle.said[-1] == IdleShown((NAME, "other.id0"))
         window = idle.window()
