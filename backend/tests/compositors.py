@@ -66,7 +66,7 @@ class Kind:
 
 KINDS = {
     "sway": Kind("sway", ["sway"], _sway, _WLROOTS, captures=True),
-    "cage": Kind("cage", ["cage"], _cage, _WLROOTS, captures=True),
+    "cage": Kind("cage, xwayland", ["cage", "Xwayland"], _cage, _WLROOTS, captures=True),
     "mutter": Kind("mutter", ["mutter", "dbus-run-session"], _mutter, {}),
     "kwin": Kind("kwin-wayland", ["kwin_wayland", "dbus-run-session"], _kwin, {"KWIN_COMPOSE": "Q"}),
 }
