@@ -24,6 +24,7 @@ _SWAY = """\
 default_border none
 xwayland disable
 output * resolution 1280x800
+for_window [app_id="^xen-dmabuf\\.above\\."] floating enable, move absolute position 100 100
 """
 
 
@@ -75,7 +76,8 @@ KINDS = {
 class Headless:
     """A compositor; start() and kill() may be repeated. ``close()`` in the end."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, outputs: int = 1) -> None:
+        """``outputs``: of a compositor of wlroots, which calls them HEADLESS-1 and so on."""
         self.name, self.kind = name, KINDS[name]
         self.folder = Path(tempfile.mkdtemp(prefix=f"xen-dmabuf-{name}-"))
         self._user: dict = {}
@@ -84,7 +86,7 @@ class Headless:
             os.chown(self.folder, _NOBODY, _NOBODY)
         kept = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "WAYLAND_DISPLAY")}
         ours = {"XDG_RUNTIME_DIR": str(self.folder), "HOME": str(self.folder)}
-        self._environment = kept | ours | self.kind.environment
+        self._environment = kept | ours | self.kind.environment | {"WLR_HEADLESS_OUTPUTS": str(outputs)}
         self._process: subprocess.Popen | None = None
         self.socket = ""
 
@@ -131,10 +133,17 @@ class Headless:
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def screen(self) -> Screen:
-        """What it shows; only where it captures."""
+    def sway(self, *words: str) -> None:
+        """A command of sway's."""
+        (path,) = self.folder.glob("sway-ipc.*.sock")
+        command = "swaymsg", "--socket", str(path), "--", *words
+        subprocess.run(command, env=self._environment, capture_output=True, timeout=20, check=True)
+
+    def screen(self, output: str = "") -> Screen:
+        """What it shows, on all outputs or one; only where it captures."""
         environment = self._environment | {"WAYLAND_DISPLAY": self.socket}
-        done = subprocess.run(["grim", "-t", "ppm", "-"], env=environment, capture_output=True, timeout=20, check=True)
+        command = "grim", *(("-o", output) if output else ()), "-t", "ppm", "-"
+        done = subprocess.run(command, env=environment, capture_output=True, timeout=20, check=True)
         magic, size, most, pixels = done.stdout.split(b"\n", 3)
         assert (magic, most) == (b"P6", b"255")
         width, height = map(int, size.split())

@@ -33,7 +33,17 @@ BITS = {
     code("AR15"): 16,
     code("YUYV"): 16,
 }
-ALPHA = frozenset(code(text) for text in ("AR24", "AB24", "RA24", "BA24", "AR30", "AR12", "AR15"))
+_OPAQUE = {
+    "AR24": "XR24",
+    "AB24": "XB24",
+    "RA24": "RX24",
+    "BA24": "BX24",
+    "AR30": "XR30",
+    "AR12": "XR12",
+    "AR15": "XR15",
+}
+OPAQUE = {code(text): code(twin) for text, twin in _OPAQUE.items()}
+"""Formats with alpha, and the same without."""
 
 
 def name(value: int) -> str:

@@ -133,6 +133,11 @@ class Connector:
         }
 
     @property
+    def see_through(self) -> bool:
+        """Whether what is behind its window may shine through."""
+        return self._settings.alpha
+
+    @property
     def _caches(self) -> Caches | None:
         """What has to write back before each flip; None: nobody has to, or the guest has done it."""
         return None if self.spec.written_back else self._needed_caches

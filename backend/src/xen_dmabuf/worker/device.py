@@ -58,7 +58,7 @@ class Device:
         self.number = number
         self.connectors: list[Connector] = []
         self.buffers = DisplayBuffers(grants, quota, scene.domain, releases, store, factory)
-        self.framebuffers = Framebuffers(self.buffers, scene, quota, self._drop, self._show_again)
+        self.framebuffers = Framebuffers(self.buffers, scene, quota, self._drop, self._show_again, self._see_through)
         self._grants = grants
         self._ports = ports
         self._scene = scene
@@ -185,6 +185,9 @@ class Device:
         """Before pages go that a GPU may still read: a driver without fences (galcore) says only by a frame that is
         on the screen that it has read those before."""
         await asyncio.gather(*(connector.reach_screen(by) for connector in connectors))
+
+    def _see_through(self) -> bool:
+        return any(connector.see_through for connector in self.connectors)
 
     def _drop(self, framebuffer: Framebuffer) -> None:
         for connector in self.connectors:

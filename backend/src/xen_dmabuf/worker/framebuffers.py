@@ -64,12 +64,15 @@ class Framebuffers:
         quota: Quota,
         on_drop: Callable[[Framebuffer], None],
         on_late: Callable[[Framebuffer], None],
+        see_through: Callable[[], bool],
     ) -> None:
+        """``see_through()``: whether what is behind a window may shine through its picture."""
         self._buffers = buffers
         self._scene = scene
         self._quota = quota
         self._on_drop = on_drop
         self._on_late = on_late
+        self._see_through = see_through
         self._imports: set[asyncio.Task[None]] = set()
         self._quiet = RateLimit()
         self._all: dict[int, Framebuffer] = {}
@@ -210,13 +213,20 @@ class Framebuffers:
     async def _image(self, compositor: Compositor, framebuffer: Framebuffer, backing: Backing) -> Image:
         buffer = framebuffer.buffer
         size = (framebuffer.width, framebuffer.height)
-        layout = (buffer.stride, buffer.data_ofs, framebuffer.pixel_format)
+        takes = compositor.takes_shm if isinstance(backing, CopyBacking) else compositor.takes_dmabuf
+        layout = (buffer.stride, buffer.data_ofs, self._shown_format(framebuffer, takes))
         if isinstance(backing, CopyBacking):
             image = compositor.share_memory(backing.pool, backing.size, *size, *layout)
             image.fill = functools.partial(self._copy, buffer, backing)
             return image
         assert backing.dmabuf is not None
         return await compositor.import_dmabuf(backing.dmabuf, *size, *layout)
+
+    def _shown_format(self, framebuffer: Framebuffer, takes: Callable[[int], bool]) -> int:
+        """The same without alpha where nothing may shine through: wlroots blends whatever the opaque region says."""
+        own = framebuffer.pixel_format
+        twin = fourcc.OPAQUE.get(own, own)
+        return own if self._see_through() or not takes(twin) else twin
 
     def copied(self, framebuffer: Framebuffer, crop: geometry.Crop) -> tuple[memoryview, memoryview] | None:
         """Where the lines that are shown are copied to and from; None: they aren't copied."""
