@@ -40,12 +40,6 @@ def kiosk(tmp_path_factory) -> Iterator[Weston]:
 
 
 @pytest.fixture
-def ivi(tmp_path_factory) -> Iterator[Weston]:
-    """Weston's ivi-shell without a controller: it takes surfaces and shows none."""
-    yield from _weston(tmp_path_factory, ("--shell=ivi-shell.so",))
-
-
-@pytest.fixture
 def blind(tmp_path_factory) -> Iterator[Weston]:
     """A Weston without outputs: it draws nothing, so no frame event ever comes."""
     yield from _weston(tmp_path_factory, ("--no-outputs",))

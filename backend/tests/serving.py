@@ -25,14 +25,19 @@ async def serving(
     *sizes: tuple[int, int],
     quota: Quota | None = None,
     screen: ConnectorConfig | None = None,
+    screens: dict[str, ConnectorConfig] | None = None,
     version: int = 2,
     name: str = "domu",
 ):
-    """A connected worker and its frontend; afterwards nothing may be left mapped or bound."""
+    """A connected worker and its frontend; afterwards nothing may be left mapped or bound.
+
+    ``screen``: what holds for all connectors but those of ``screens``, by unique-id.
+    """
     messages: list[Message] = []
     worker = Worker(messages.append)
     config = Config(display=Display(socket=socket), quota={"default": quota or Quota()})
-    config = dataclasses.replace(config, connector={"*": screen or ConnectorConfig()})
+    named = {f"{name}.{unique_id}": settings for unique_id, settings in (screens or {}).items()}
+    config = dataclasses.replace(config, connector={"*": screen or ConnectorConfig(), **named})
     frontend = Frontend(xen, *sizes)
     specs = tuple(dataclasses.replace(spec, version=version) for spec in frontend.specs)
     worker.start(5, name, config)

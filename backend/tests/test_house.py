@@ -78,6 +78,10 @@ WAITS = {
     "worker/connector.py": {"0": "a turn of the loop", "delay": "WITHOUT_PICTURE"},
     "worker/flips.py": {"limits.left(limits.FLIP_TURN, by, self._loop.time())": "FLIP_TURN"},
     "worker/framebuffers.py": {"limits.left(limits.ATTACH, by, loop.time())": "ATTACH"},
+    "worker/claim.py": {
+        "limits.SETUP": "a window without its id is one that isn't drawn: HIDDEN",
+        "pause": "the same",
+    },
     "worker/compositor.py": {
         "limits.SETUP": "nobody is answered by a connection",
         "limits.IMPORT": "ATTACH is waited for, and what comes later is shown later",

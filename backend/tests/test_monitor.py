@@ -260,22 +260,6 @@ def test_a_maximised_window_has_what_the_output_leaves(weston):
     asyncio.run(run())
 
 
-def test_an_ivi_shell_gets_the_configured_number(ivi):
-    """Its second use ends the connection: so the shell has heard it."""
-
-    async def run(socket):
-        async with connected(socket) as (compositor, lost):
-            window = open_window(compositor, (64, 48), ivi_id=4711)
-            open_window(compositor, (64, 48), ivi_id=4712)
-            window.present(image(compositor, 64, 48), Crop(0, 0, 64, 48), lambda _shown: None)
-            await compositor._sync()
-            assert placed(window) and not lost
-            open_window(compositor, (64, 48), ivi_id=4711)
-            await until(lambda: lost, "the end of the connection")
-
-    asyncio.run(run(ivi.socket))
-
-
 def test_a_fullscreen_picture_keeps_its_proportion_and_place(kiosk):
     """640x480 of output; what is drawn can't be seen here, but where it is."""
 

@@ -88,6 +88,8 @@ class Compositor:
         self.presentation_clock = -1
         """clockid_t of wp_presentation's times, -1: it hasn't said."""
         self.windows: set[Window] = set()
+        self.ivi_ids: set[int] = set()
+        """Of this connection's ivi surfaces, and those that are asked for."""
         self.no_events: object = None
         """A queue that lane.bind() made; it ends with the connection."""
         self.at_end: dict[object, Callable[[], None]] = {}
@@ -140,6 +142,11 @@ class Compositor:
     @property
     def alive(self) -> bool:
         return self._display is not None
+
+    @property
+    def path(self) -> str:
+        """Of its socket."""
+        return self._path
 
     def close(self) -> None:
         """Drop the connection and every object of it; idempotent."""

@@ -18,6 +18,7 @@ from ..displif.geometry import Crop
 from ..errors import ImportRefused
 from ..log import fields
 from . import layout
+from .claim import Claim
 from .ground import ground, load_idle
 from .layout import Place, Size
 from .picture import Picture
@@ -49,7 +50,7 @@ class Window:
     ) -> None:
         """``size``: the connector's, in pixels. ConnectionLost without a connection, or without a
         role for the surface; OSError, ImportRefused."""
-        self._ivi = compositor.optional("ivi_application") if settings.ivi_id else None
+        self._ivi: Proxy = compositor.optional("ivi_application") if settings.ivi_id else None
         self._base: Proxy = None if self._ivi else compositor.bound("xdg_wm_base")
         # what may fail comes first: it is tried again and again, and must leave nothing in the compositor
         self._ground = ground(compositor, (1, 1), settings)
@@ -85,10 +86,10 @@ class Window:
     def _role(self, title: str, app_id: str) -> None:
         compositor = self._compositor
         self._xdg_surface = self._toplevel = None
-        self._ivi_surface = None
+        self._ivi_surface: Proxy = None
+        self._claim: Claim | None = None
         if self._ivi:
-            self._ivi_surface = self._ivi.surface_create(self._settings.ivi_id, self.surface)
-            self._show()
+            self._claim = Claim(compositor, self._settings.ivi_id, title, self._on_claimed)
             return
         self._xdg_surface = self._base.get_xdg_surface(self.surface)
         self._xdg_surface.dispatcher["configure"] = self._on_configure
@@ -199,9 +200,11 @@ class Window:
                 if proxy is not None:
                     proxy.destroy()
             self._compositor.flush()
+        if self._claim:
+            self._claim.close()
         self._idle.destroy()
         self._ground.destroy()
-        self.surface = self._viewport = self._xdg_surface = self._toplevel = self._ivi_surface = None
+        self.surface = self._viewport = self._xdg_surface = self._toplevel = self._ivi_surface = self._claim = None
 
     def _give_up(self) -> None:
         """Show nothing of the guest's before the window goes: sway 1.10 keeps the last picture
@@ -305,6 +308,18 @@ class Window:
             self._compositor.flush()
         else:
             self._show()
+
+    def _on_claimed(self) -> None:
+        """The ivi surface's id is free."""
+        self._ivi_surface = self._ivi.surface_create(self._settings.ivi_id, self.surface)
+        self._ivi_surface.dispatcher["configure"] = self._on_ivi_configure
+        self._show()
+
+    def _on_ivi_configure(self, _surface: Proxy, width: int, height: int) -> None:
+        """The rectangle that a controller scales the surface to, in no proportion."""
+        self._wish = layout.bounded(width, height)
+        self._must = True
+        self._fit()
 
     def _show(self) -> None:
         """Map the window, and what is on it."""
