@@ -17,7 +17,7 @@ from scripted import DEVICE, memory
 
 from xen_dmabuf.displif import fourcc
 from xen_dmabuf.linux import gbm
-from xen_dmabuf.worker.allocators import GbmAllocator, Shape
+from xen_dmabuf.worker.allocators import GbmAllocator, Shape, uses
 from xen_dmabuf.worker.compositor import Compositor
 from xen_dmabuf.worker.feedback import IMPLICIT, LINEAR
 
@@ -115,6 +115,17 @@ def test_scan_out_counts_for_its_own_device_and_format(code, devices, scans_out)
     async def run():
         async with _told((_OURS, 1, (0,)), (_OTHER, 0, (1, 2))) as (compositor, _server):
             assert compositor.feedback.scans_out(code, devices) is scans_out
+
+    asyncio.run(run())
+
+
+def test_memory_for_scan_out_is_asked_for_where_the_default_feedback_has_the_renderer_only():
+    """As Weston and wlroots do it: scan-out tranches are only in the feedback of a surface, which nobody asks for."""
+
+    async def run():
+        async with _told((_OURS, 0, (0, 1, 2))) as (compositor, _server):
+            wished = compositor.feedback.scans_out(fourcc.XRGB8888, {_OURS})
+            assert uses(wished)[0] == gbm.USE_LINEAR | gbm.USE_SCANOUT
 
     asyncio.run(run())
 
