@@ -61,7 +61,8 @@ class Picture:
     """A subsurface of a window, without input of its own: the window's surface gets that.
 
     ``place(image, crop)`` says where an image goes, whenever that may have changed; ``placed()`` is
-    called when that is committed, and the window's surface is to be committed, too.
+    called when that is committed, and the window's surface is to be committed, too. ``entered`` is the handler of
+    wl_surface.enter: wlroots 0.18 sends none for a window's surface that the picture covers.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Picture:
         parent: Proxy,
         place: Callable[[Image, Crop], Place],
         placed: Callable[[], None],
+        entered: Callable[[Proxy, Proxy], None],
         hidden_rate: int,
         *,
         opaque: bool,
@@ -81,6 +83,7 @@ class Picture:
         self._interval = 1 / hidden_rate
         self._loop = asyncio.get_running_loop()
         self._surface = compositor.bound("wl_compositor").create_surface()
+        self._surface.dispatcher["enter"] = entered
         self._subsurface = compositor.bound("wl_subcompositor").get_subsurface(self._surface, parent)
         self._subsurface.set_desync()
         viewporter = compositor.optional("wp_viewporter")

@@ -79,7 +79,9 @@ class Window:
         self._scale = settings.scale if viewporter else "none"
         compositor.windows.add(self)
         opaque = not settings.alpha
-        self._picture = Picture(compositor, self.surface, self._place, self._commit, hidden_rate, opaque=opaque)
+        self._picture = Picture(
+            compositor, self.surface, self._place, self._commit, self._on_enter, hidden_rate, opaque=opaque
+        )
         self.blank()  # the subsurface is mapped with the window, and always shows something
         self._role(title, app_id)
 
