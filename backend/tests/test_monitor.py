@@ -14,6 +14,7 @@ from serving import placed, serving
 from test_display import connected, image, open_window
 from waiting import until
 
+from xen_dmabuf import limits
 from xen_dmabuf.config import ConnectorConfig
 from xen_dmabuf.displif import fourcc
 from xen_dmabuf.displif import wire as OP
@@ -44,6 +45,32 @@ def test_one_window_whatever_the_guest_shows(xen, weston):
             assert connector.window is window
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_a_new_window_that_is_not_drawn_is_mapped_again_once(weston, blind, monkeypatch, caplog, drawn):
+    """The kiosk shell of Weston 14 loses one: test_outputs.py and, with that Weston here, test_seat.py have it."""
+
+    async def run():
+        async with connected((weston if drawn else blind).socket) as (compositor, lost):
+            window = open_window(compositor)
+            await until(lambda: window._configured and window._picture.drawn == drawn, "the window")
+            before, picture = window._toplevel, image(compositor, 64, 48)
+            monkeypatch.setattr(limits, "HIDDEN", 0.05)
+            if drawn:
+                window._map_again()
+            else:
+                await until(lambda: window._toplevel is not before and window._configured, "mapped again")
+                window.present(picture, Crop(0, 0, 64, 48), None)
+            for _ in range(3):
+                await compositor._sync()
+            assert (window._toplevel is before) == drawn and not lost
+            window.destroy()
+            window._map_again()
+            await compositor._sync()
+
+    asyncio.run(run())
+    assert caplog.messages.count("window isn't drawn: it is mapped again") == (not drawn)
 
 
 def test_what_is_drawn_without_flips_is_shown(xen, weston):

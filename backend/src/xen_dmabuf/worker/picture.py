@@ -103,11 +103,15 @@ class Picture:
         self._frames = Frames(compositor, self._surface, self._on_frame)
         self._callbacks: list[Callback] = []
         self.hidden = False
+        self.drawn = False
+        """Whether the compositor has ever drawn it."""
 
     # -- what the window does
 
     def ready(self) -> None:
-        """The window is about to be mapped: what waited for that is shown with it."""
+        """The window is about to be mapped: what waited for that is shown with it. Again: only the place is new."""
+        if self._ready:
+            return self.place_again()
         self._ready = True
         if self._next:
             self._commit(*self._next)
@@ -272,6 +276,7 @@ class Picture:
     def _on_frame(self, callback: Callback) -> None:
         # what was committed earlier was drawn, too, or replaced: Weston answers the newest commit of a
         # repaint first
+        self.drawn = True
         position = self._callbacks.index(callback)
         for earlier in self._callbacks[:position]:
             self._frames.forget(earlier)

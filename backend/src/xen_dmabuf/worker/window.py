@@ -9,10 +9,12 @@ say together. All in the asyncio thread.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from .. import limits
 from ..config import ConnectorConfig
 from ..displif.geometry import Crop
 from ..errors import ImportRefused
@@ -62,7 +64,7 @@ class Window:
         self._connector = size
         self._compositor = compositor
         self._settings = settings
-        self._title = title
+        self._title, self._app_id = title, app_id
         self._content = size
         self._wish: Size = layout.NO_LIMIT
         self._must = False
@@ -71,6 +73,7 @@ class Window:
         self._bounds: Size = layout.NO_LIMIT
         self._asked: str | None = None
         self._entered = ""
+        self._undrawn: asyncio.TimerHandle | None = None
         self.surface: Proxy = compositor.bound("wl_compositor").create_surface()
         """The surface that gets input; None once destroyed."""
         self.surface.dispatcher["enter"] = self._on_enter
@@ -83,15 +86,16 @@ class Window:
             compositor, self.surface, self._place, self._commit, self._on_enter, hidden_rate, opaque=opaque
         )
         self.blank()  # the subsurface is mapped with the window, and always shows something
-        self._role(title, app_id)
+        self._role()
 
-    def _role(self, title: str, app_id: str) -> None:
+    def _role(self) -> None:
         compositor = self._compositor
-        self._xdg_surface = self._toplevel = None
+        self._xdg_surface: Proxy = None
+        self._toplevel: Proxy = None
         self._ivi_surface: Proxy = None
         self._claim: Claim | None = None
         if self._ivi:
-            self._claim = Claim(compositor, self._settings.ivi_id, title, self._on_claimed)
+            self._claim = Claim(compositor, self._settings.ivi_id, self._title, self._on_claimed)
             return
         self._xdg_surface = self._base.get_xdg_surface(self.surface)
         self._xdg_surface.dispatcher["configure"] = self._on_configure
@@ -99,7 +103,7 @@ class Window:
         self._toplevel.dispatcher["configure"] = self._on_toplevel_configure
         self._toplevel.dispatcher["close"] = self._on_close
         self._toplevel.dispatcher["configure_bounds"] = self._on_bounds
-        self.rename(title, app_id)
+        self.rename(self._title, self._app_id)
         self.outputs_changed()
         if self._settings.placement == "maximised":
             self._toplevel.set_maximized()
@@ -110,7 +114,7 @@ class Window:
 
     def rename(self, title: str, app_id: str) -> None:
         """What the compositor calls it; an ivi surface has its id."""
-        self._title = title
+        self._title, self._app_id = title, app_id
         if self._toplevel:
             self._toplevel.set_title(title)
             self._toplevel.set_app_id(app_id)
@@ -195,6 +199,8 @@ class Window:
     def destroy(self) -> None:
         """Unmap and remove the window; nobody is answered any more."""
         self._compositor.windows.discard(self)
+        if self._undrawn:
+            self._undrawn.cancel()
         self._give_up()
         self._picture.destroy()
         if self.surface is not None and not self.surface.destroyed:
@@ -331,6 +337,24 @@ class Window:
         self._picture.ready()
         self._commit()
         self._compositor.flush()
+        if self._toplevel is not None and self._undrawn is None:
+            self._undrawn = asyncio.get_running_loop().call_later(limits.HIDDEN, self._map_again)
+
+    def _map_again(self) -> None:
+        """A new window that isn't drawn, once. The kiosk shell of Weston 14 puts one below its background: when a
+        connection with windows on two outputs ends, it keeps a pointer to the list of the second, and the next
+        window that is mapped there takes the first one with it out of sight.
+        """
+        if self._picture.drawn or self.surface is None or self.surface.destroyed:
+            return
+        log.warning("window isn't drawn: it is mapped again", extra=fields(title=self._title))
+        self.surface.attach(None, 0, 0)
+        self.surface.commit()
+        self._toplevel.destroy()
+        self._xdg_surface.destroy()
+        self._configured, self._asked = False, None
+        self._wish, self._must, self._area = layout.NO_LIMIT, False, layout.NO_LIMIT
+        self._role()
 
     def _on_enter(self, _surface: Proxy, output: Proxy) -> None:
         self._entered = self._compositor.outputs.name_of(output)
