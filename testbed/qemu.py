@@ -62,7 +62,8 @@ class Qemu:
     """A running machine; a context manager. Not thread-safe.
 
     ``folder`` receives ``serial.log`` and ``qemu.log``. ``screen`` is (width, height) in pixels,
-    ``display`` QEMU's options for a person to see it, ``outputs`` how many screens of that size there are.
+    ``display`` QEMU's options for a person to see it, ``outputs`` how many screens there are, of which Linux takes the
+    first, of that size, for connected.
     ``icount``: its clock counts instructions, whatever the host does (INSTRUCTION_NS); that takes one CPU.
     """
 
@@ -128,7 +129,7 @@ class Qemu:
             f"{XEN_OPTIONS} {self.images.xen_options}",
             "-device",
             f"guest-loader,addr={KERNEL_ADDRESS:#x},kernel={self.images.kernel},"
-            f"bootargs={DOM0_OPTIONS} {self._outputs()} {self.images.dom0_options}",
+            f"bootargs={DOM0_OPTIONS} {self.images.dom0_options}",
             # Dom0 may write: into a snapshot that ends with QEMU
             "-drive",
             f"if=none,id=dom0,format=raw,snapshot=on,file={self.images.dom0}",
@@ -151,11 +152,6 @@ class Qemu:
             "-device",
             "virtio-tablet-pci",
         ]
-
-    def _outputs(self) -> str:
-        """Screens beyond the first, which virtio-gpu reports only where somebody looks at them."""
-        width, height = self.screen
-        return " ".join(f"video=Virtual-{number}:{width}x{height}e" for number in range(2, self.outputs + 1))
 
     def __enter__(self) -> Qemu:
         self.folder.mkdir(parents=True, exist_ok=True)

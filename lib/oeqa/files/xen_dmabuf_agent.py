@@ -15,6 +15,7 @@ the answer there is [STATUS, OUTPUT]:
   [REPLY, "released", SECONDS, DOMID, ...]  the same for domains that end: another process writes FOLDER/end-DOMID when
                                             it has ended one ("status 0" is the last line), SECONDS later at most the
                                             domain is gone; OUTPUT is the longest time between both, in seconds
+  [REPLY, "outputs"]                        Weston's: {NAME: [X, Y, WIDTH, HEIGHT]}, the size in pixels of the mode
   [REPLY, "worker", SECONDS, DOMID, OLD]    waits until the domain's worker is another process than OLD; OUTPUT is its
                                             number
   [REPLY, "console", TTY, SECONDS, COMMAND] a shell command in the DomU whose Xen console holds a root shell
@@ -45,13 +46,16 @@ from xen_dmabuf.supervisor.xenstore import xen_binding
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 SOCKET = "/run/xen-dmabuf/control.sock"
+WESTON = "/run/wayland-0"
 NO_ANSWER = 125
 ASK_AGAIN = 1.0
 END_SECONDS = 90.0
 READER_SECONDS = 5.0
 PAUSE = 0.05
+CURRENT = 1  # of wl_output.mode
 
 xen = xen_binding("xc").xc()
 
@@ -179,9 +183,51 @@ def worker(seconds: float, domid: int, old: int) -> tuple[int, str]:
         time.sleep(PAUSE)
 
 
+def outputs() -> tuple[int, str]:
+    """Name, place and size of Weston's outputs, by the binding that the workers have."""
+    from xen_dmabuf.worker.protocols import Display, WlOutput
+
+    display = Display(WESTON)
+    display.connect()
+    try:
+        registry = display.get_registry()
+        bound: list[Output] = []
+
+        def offered(_registry: object, number: int, interface: str, version: int) -> None:
+            if interface == "wl_output":
+                bound.append(Output(registry.bind(number, WlOutput, min(version, WlOutput.version))))
+
+        registry.dispatcher["global"] = offered
+        display.roundtrip()
+        display.roundtrip()
+        return 0, json.dumps({output.name: [*output.place, *output.size] for output in bound})
+    finally:
+        display.disconnect()
+
+
+class Output:
+    """What a wl_output says of itself."""
+
+    def __init__(self, proxy: Any) -> None:
+        self.proxy, self.name, self.place, self.size = proxy, "", (0, 0), (0, 0)
+        for event in ("geometry", "mode", "name"):
+            proxy.dispatcher[event] = getattr(self, f"_{event}")
+
+    def _geometry(self, _proxy: object, x: int, y: int, *_rest: object) -> None:
+        self.place = x, y
+
+    def _mode(self, _proxy: object, flags: int, width: int, height: int, _refresh: int) -> None:
+        if flags & CURRENT:
+            self.size = width, height
+
+    def _name(self, _proxy: object, name: str) -> None:
+        self.name = name
+
+
 ANSWERS: dict[str, Callable[..., tuple[int, str]]] = {
     "status": lambda: backend("status"),
     "domains": lambda: backend("domains"),
+    "outputs": outputs,
     "gone": gone,
     "released": released,
     "worker": worker,

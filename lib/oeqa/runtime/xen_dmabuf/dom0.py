@@ -48,6 +48,13 @@ _LIAR = "/run/xen_dmabuf_liar.py"  # a worker has a /tmp of its own
 _MORE_CONFIGURATION = f"{BACKEND_CONFIGURATION}.d/zz-xen-dmabuf-test.toml"
 # not below /tmp, which the backend's units have of their own
 _IDLE_PICTURE = "/run/xen-dmabuf-test.ppm"
+_DOM0_INI = "/etc/xen-dmabuf/dom0/weston/weston.ini"
+_KIOSK_INI = "/etc/xen-dmabuf/kiosk/weston/weston.ini"
+_KIOSK_TOML = f"{BACKEND_CONFIGURATION}.d/kiosk.toml"
+# Weston, which reads it, has another account
+_TEST_INI = "/run/xen-dmabuf-test.ini"
+_GROUND = "0xff204060"  # not black, as a screen is whose guest shows nothing
+_QEMU_SCREENS = "/sys/class/drm/card*-Virtual-*/status"
 _RELOAD = "systemctl reload xen-dmabuf-backend"
 _PERSISTENT_GRANTS = "/sys/module/xen_blkback/parameters/feature_persistent"
 # Disks that are connected from now on keep no grants: Xen's table couldn't tell them from a picture's.
@@ -149,15 +156,59 @@ class Dom0:
         self._start_agent()
         if "--debug" not in self.weston_command():
             self.start_weston_with_debug()
-            self.run("systemctl restart weston", 120)
-            self.wait_for_services()
+            self._restart_weston()
             self.start_weston_as_before()
 
-    def start_weston_with_debug(self) -> None:
-        """Let Weston's next starts have --debug, with which it gives screenshots to every client."""
+    def start_weston_with_debug(self, *more: str) -> None:
+        """Let Weston's next starts have --debug, with which it gives screenshots to every client, and ``more``."""
         arguments = self.run("systemctl show -P ExecStart weston.service")
-        command = found(r"argv\[\]=(.*?) ;", arguments)[1].replace(" --debug", "")  # an interrupted run has left it
-        self.change_unit("weston.service", f"ExecStart=\nExecStart={command} --debug")
+        # an interrupted run has left what it added
+        command = found(r"argv\[\]=(.*?)(?: --debug.*?)? ;", arguments)[1]
+        self.change_unit("weston.service", f"ExecStart=\nExecStart={' '.join([command, '--debug', *more])}")
+
+    def make_kiosk(self, screens: dict[str, str], mode: str) -> None:
+        """Restart Weston as a kiosk, until unmake_kiosk(): a window fills each output. ``screens``: their app_ids by
+        output; ``mode``: the outputs', where they have it.
+
+        By the layer's configuration of a kiosk if that is installed, else by Dom0's own with the kiosk's shell.
+        """
+        text = self.run(f"cat {_KIOSK_INI} 2> /dev/null || cat {_DOM0_INI}")
+        text = re.sub(r"^\[output\]\n(?:(?!\[).*\n?)*|^shell=.*\n", "", text, flags=re.M)
+        text = text.replace("[core]\n", "[core]\nshell=kiosk-shell.so\n", 1)
+        if "background-color" not in text:
+            text += f"\n[shell]\nbackground-color={_GROUND}\n"
+        for output, app_id in screens.items():
+            text += f"\n[output]\nname={output}\nmode={mode}\napp-ids={app_id}\n"
+        self._write(_TEST_INI, text, "true")
+        if self.try_run(f"test -e {_KIOSK_TOML}")[0]:
+            self.configure_backend('[connector."*"]\nplacement = "fullscreen"\nscale = "fit"\n')
+        self.start_weston_with_debug(f"--config={_TEST_INI}")
+        self._restart_weston()
+        self.start_weston_as_before()
+
+    def unmake_kiosk(self) -> None:
+        """Undo that."""
+        self.restore_backend()
+        self.run(f"rm -f {_TEST_INI}")
+        self._restart_weston()
+
+    def _restart_weston(self) -> None:
+        self.run("systemctl restart weston", 120)
+        self.wait_for_services()
+
+    def switch_on_screens(self) -> bool:
+        """QEMU's screens that nobody looks at aren't connected for Linux: say that they are, and restart Weston.
+        Whether there were any."""
+        found_some = f"on=; for status in {_QEMU_SCREENS}; do [ $(cat $status) != disconnected ] || "
+        status, _output = self.try_run(f"{found_some} {{ echo on > $status; on=1; }}; done; [ $on ]")
+        if status == 0:
+            self._restart_weston()
+        return status == 0
+
+    def switch_off_screens(self) -> None:
+        """Let Linux see for itself again, and restart Weston."""
+        self.run(f"for status in {_QEMU_SCREENS}; do echo detect > $status; done")
+        self._restart_weston()
 
     def start_weston_as_before(self) -> None:
         """Undo that; the running Weston keeps its argument."""
@@ -331,8 +382,17 @@ class Dom0:
         """What the backend's units have said last."""
         return str(self.try_run(f"journalctl -q --no-pager -o short-monotonic -n {lines} -u 'xen-dmabuf*'")[1])
 
+    def outputs(self) -> dict[str, tuple[int, int, int, int]]:
+        """Weston's outputs by name: x, y, width, height in its screenshot."""
+        status, output = self.ask("outputs")
+        if status:
+            raise AssertionError(f"Dom0: Weston's outputs: {output}")
+        seen = json.loads(output)
+        left, top = (min(place[axis] for place in seen.values()) for axis in (0, 1))
+        return {name: (x - left, y - top, width, height) for name, (x, y, width, height) in seen.items()}
+
     def screenshot(self) -> picture.Picture:
-        """Dom0's screen as Weston itself gives it (weston-output-capture), by Weston's own client."""
+        """Dom0's screen, all outputs where they are, as Weston gives it (weston-output-capture) to its own client."""
         name = "wayland-screenshot-*.png"
         self.run(f"cd {TOOLS}; rm -f {name}; {_WAYLAND} weston-screenshooter; mv {name} screen.png")
         with tempfile.TemporaryDirectory() as folder:

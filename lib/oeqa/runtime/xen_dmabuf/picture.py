@@ -163,6 +163,11 @@ def find(screen: Picture, picture: Picture) -> tuple[int, int] | None:
     return None
 
 
+def part(screen: Picture, x: int, y: int, width: int, height: int) -> Picture:
+    """A rectangle of a screen."""
+    return [row[3 * x : 3 * (x + width)] for row in screen[y : y + height]]
+
+
 def has_stream(screen: Picture, stream: int, width: int) -> bool:
     """Whether any frame of a stream, or a part of one with its first label, is on a screen."""
     mark = _label(MAGIC << STREAM_BITS | stream, 8 + STREAM_BITS, cell_size(width))
