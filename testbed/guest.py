@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import socket
 import subprocess
@@ -25,7 +24,9 @@ Json = dict[str, Any]
 STATUS = "xen-dmabuf-backend status --json --socket /run/xen-dmabuf/control.sock"
 SSH_FAILED = 255
 GREETING_SECONDS = (0.5, 2.5)
-"""How long a greeting of SSH is waited for: at the first attempt, and at most."""
+"""How long a greeting of SSH is waited for: at the first attempt, and at most as long as the guest says nothing."""
+REFUSED_SECONDS = 15
+"""The same once it has refused: it is up, and its first greeting may take long."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +116,13 @@ class Guest:
 
         def answers() -> bool:
             nonlocal patience
-            if self._greets(patience):
+            greeting = self._greets(patience)
+            if greeting == b"SSH-":
                 return self.try_run("true").status == 0
-            patience = min(patience * 1.2, GREETING_SECONDS[1])
+            if greeting is not None:
+                patience = REFUSED_SECONDS
+            elif patience < GREETING_SECONDS[1]:
+                patience *= 1.2
             return False
 
         try:
@@ -125,18 +130,21 @@ class Guest:
         except TimeoutError as error:
             raise LostVMError(f"{error}\n{self.machine.serial_tail()}") from error
 
-    def _greets(self, seconds: float) -> bool:
-        """Whether an SSH server answers in time. QEMU accepts for a guest that is not up yet and then asks
-        it every six seconds: short attempts find the guest sooner, and cost it less than ssh's own."""
+    def _greets(self, seconds: float) -> bytes | None:
+        """What an SSH server says first; nothing if the guest refuses, None if it is silent so long.
+
+        QEMU accepts for a guest that is not up yet and then asks it every six seconds: short attempts find the
+        guest sooner, and cost it less than ssh's own."""
         self.machine.check_alive()
-        with (
-            contextlib.suppress(OSError),
-            socket.create_connection(
+        try:
+            with socket.create_connection(
                 ("127.0.0.1", self.machine.ports[self.name]), seconds * deadline.slowness
-            ) as connection,
-        ):
-            return connection.recv(4) == b"SSH-"
-        return False
+            ) as connection:
+                return connection.recv(4)
+        except TimeoutError:
+            return None
+        except OSError:
+            return b""
 
     def forget(self) -> None:
         """Drop the shared connection, after the guest has ended."""
