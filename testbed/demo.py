@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from . import machine, proofs
+from . import machine, pointing, proofs
 from .cache import say
 from .display import DomU
 from .errors import LostVMError, ProofError
@@ -42,7 +42,8 @@ def _play(report: Report, scene: Scene, product: Product) -> None:
     domu = scene.domu
 
     def start() -> None:
-        domu.boot()
+        with pointing.enlarged_if_there_is_room(scene):
+            domu.boot()
         domu.run_pattern("--hold")
 
     def again() -> str:
@@ -61,8 +62,11 @@ def _play(report: Report, scene: Scene, product: Product) -> None:
             _started(domu.start_weston, "Weston runs in the DomU, on drm_xen_front"),
         ),
         ("that Weston is on Dom0's screen, pixel by pixel", lambda: proofs.weston_is_exact(scene)),
-        ("clicks and touches land where they are done", lambda: proofs.clicks_and_touches_land(scene)),
         ("what is typed in its window arrives in the DomU", lambda: proofs.typed_text_arrives(scene)),
+        (
+            "clicks and touches land where they are done, also in a scaled window",
+            lambda: pointing.clicks_and_touches_land(scene),
+        ),
         ("the DomU destroyed while it flips hurts nobody", lambda: proofs.crash_is_survived(scene)),
         ("the DomU, started again, has its picture again", again),
         ("(d) without our ioctls the device refuses the DomU's pages", lambda: proofs.foreign_buffer_is_refused(scene)),

@@ -7,7 +7,6 @@ The demo and the tests call the same functions.
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,12 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from . import layout, pattern
+from . import pattern
 from .deadline import wait_until
 from .display import PAGE, PROBE, DomU, animate, mapped_grants, save, screenshot
 from .errors import ProofError
 from .guest import Dom0, Json
-from .inputbench.figures import BUTTON, EV_ABS, Heard
 from .qemu import Qemu
 
 RELEASE_SECONDS = 30
@@ -28,35 +26,32 @@ COLOURS_OF_A_CLIENT = 100  # more than background, panel and cursor have
 MOSTLY_TERMINAL = 0.2  # of the screen is black where a terminal fills the DomU's window
 KEYS_AT_ONCE = 8
 POINTER = 16  # pixels each way that are seen of it where the demo leaves it
-RANGE = 32768  # of the hands' touch screen
-MT_PLACE = (0x35, 0x36)
 POKED = 0x5A17C3
 POKED_BACK = 0xC3175A
 
 
 @dataclass
 class Scene:
-    """What a proof works on. ``pictures`` collects (caption, file name) pairs for the report."""
+    """What a proof works on. ``pictures`` collects for the report what it shows side by side: (caption, file name)
+    pairs."""
 
     machine: Qemu
     dom0: Dom0
     domu: DomU
     folder: Path
-    pictures: list[tuple[str, str]] = field(default_factory=list)
+    pictures: list[list[tuple[str, str]]] = field(default_factory=list)
 
-    def shot(self, name: str, caption: str) -> np.ndarray:
-        """Screenshot of Dom0's screen, kept for the report."""
-        self.pictures.append((caption, f"{name}.png"))
+    def shot(self, name: str) -> np.ndarray:
+        """Screenshot of Dom0's screen, ``name``.png, which replaces an earlier one."""
         return screenshot(self.machine, self.folder / f"{name}.png")
 
-    def shot_again(self, name: str) -> np.ndarray:
-        """Screenshot under a name whose caption comes later."""
-        return screenshot(self.machine, self.folder / f"{name}.png")
-
-    def keep(self, name: str, caption: str, pixels: np.ndarray) -> None:
-        """Keep a picture for the report."""
-        self.pictures.append((caption, f"{name}.png"))
+    def keep(self, name: str, pixels: np.ndarray) -> None:
+        """Save a picture as ``name``.png."""
         save(pixels, self.folder / f"{name}.png")
+
+    def show(self, *pictures: tuple[str, str]) -> None:
+        """Have the report show (caption, file name) pairs side by side."""
+        self.pictures.append(list(pictures))
 
 
 def shown_exactly(scene: Scene, name: str, screen: Json) -> pattern.Sighting:
@@ -99,9 +94,12 @@ def pattern_is_exact(scene: Scene, rounds: int = 3, flips: int = 5, title: str =
             found = shown_exactly(scene, name, screen)
             seen.append(screen["frame"])
             if turn == rounds - 1:
-                scene.pictures.append((f"Dom0's screen: DomU's frame {screen['frame']}", f"{name}.png"))
                 drawn = pattern.frame(screen["width"], screen["height"], screen["stream"], screen["frame"])
-                scene.keep(f"{name}-drawn", f"What the DomU drew: frame {screen['frame']}", drawn)
+                scene.keep(f"{name}-drawn", drawn)
+                scene.show(
+                    (f"What the DomU drew: frame {screen['frame']}", f"{name}-drawn.png"),
+                    ("Dom0's screen", f"{name}.png"),
+                )
     return (
         f"frames {', '.join(map(str, seen))}: all {screen['width']}x{screen['height']} pixels equal, "
         f"window at {found.x},{found.y}"
@@ -137,7 +135,7 @@ def memory_is_shared(scene: Scene) -> str:
     )
 
 
-def nothing_is_copied(scene: Scene, flips: int = 20) -> str:
+def nothing_is_copied(scene: Scene, flips: int = 10) -> str:
     """(c) The backend reads and writes no pixel: its own counter, and the kernel's view of its process."""
     pid = scene.domu.backend_status()["pid"]
     before = json.loads(scene.dom0.run(f"python3 {PROBE} footprint {pid}"))
@@ -203,7 +201,7 @@ def crash_is_survived(scene: Scene) -> str:
     if now != restarts:
         raise ProofError(f"backend or Weston was restarted: {restarts.split()} -> {now.split()}")
     wait_until(lambda: not has_window(scene, "after-crash"), RELEASE_SECONDS, "the dead DomU's window to vanish")
-    scene.pictures.append(("Dom0's screen after xl destroy", "after-crash.png"))
+    scene.show(("Dom0's screen after xl destroy", "after-crash.png"))
     return f"domain {domid} destroyed while flipping: no zombie, 0 grants left, window gone, Weston and backend live"
 
 
@@ -231,13 +229,15 @@ def weston_is_exact(scene: Scene) -> str:
         return len(np.unique(some, axis=0)) > COLOURS_OF_A_CLIENT
 
     wait_until(drawn_something, 60, "a client of the DomU's Weston on the screen")
-    first = scene.shot("weston-moving-1", "DomU's Weston on Dom0's screen")
+    first = scene.shot("weston-moving-1")
 
     def moved() -> bool:
         return bool((screenshot(scene.machine, scene.folder / "weston-moving-2.png") != first).any())
 
     wait_until(moved, 60, "the DomU's moving client")
-    scene.pictures.append(("The same a moment later", "weston-moving-2.png"))
+    scene.show(
+        ("DomU's Weston on Dom0's screen", "weston-moving-1.png"), ("The same a moment later", "weston-moving-2.png")
+    )
     scene.domu.run("pkill -STOP -x weston-simple-s")
     drawn: list[np.ndarray] = []
 
@@ -249,76 +249,12 @@ def weston_is_exact(scene: Scene) -> str:
         x, y = wait_until(equal, 60, "Dom0's window to equal the framebuffer of the DomU's Weston")
     finally:
         scene.domu.run("pkill -CONT -x weston-simple-s")
-    scene.pictures.append(("Held still: Dom0's screen", "weston-still.png"))
-    scene.keep("weston-drawn", "Held still: the framebuffer, read in the DomU", drawn[0])
+    scene.keep("weston-drawn", drawn[0])
+    scene.show(
+        ("Held still: the framebuffer, read in the DomU", "weston-drawn.png"), ("Dom0's screen", "weston-still.png")
+    )
     height, width = drawn[0].shape[:2]
     return f"it moves; held still, all {width}x{height} pixels equal, window at {x},{y}"
-
-
-def clicks_and_touches_land(scene: Scene) -> str:
-    """What is pointed at, clicked and touched on Dom0's screen is there in the DomU, within a pixel."""
-    screen = scene.shot_again("before-pointing")
-    top, left = map(int, np.argwhere((screen != screen[0, 0]).any(axis=2)).min(axis=0))
-    height, width = scene.domu.grab().shape[:2]
-    for name in ("Pointer", "Multi-touch"):
-        _listen(scene, name)
-    corners = [(x, y) for x in (0, width - 1) for y in (0, height - 1)]
-    # not a corner first: evdev doesn't report what was 0 already
-    for x, y in ((width // 3, height // 2), *corners, (width // 2, height // 2)):
-        scene.machine.point(left + x, top + y)
-        _lands(scene, "Pointer", (0, 1), (x, y))
-    scene.machine.click()
-    wait_until(lambda: _heard(scene, "Pointer").presses(BUTTON) == (1, 1), 60, "the click in the DomU")
-    _touch_each(scene, [(left, top, x, y) for x, y in ((width // 3, height // 2), *corners)])
-    scene.machine.point(screen.shape[1] - 1, screen.shape[0] - 1)
-    return f"corners of {width}x{height} at {left},{top}, pointed at and touched, and a click: all within a pixel"
-
-
-def _touch_each(scene: Scene, places: list[tuple[int, int, int, int]]) -> None:
-    """By a touch screen of user space in Dom0: QEMU's can't be used from outside."""
-    width, height = scene.machine.screen
-    fifo = "/run/xen-dmabuf-hands"
-    scene.dom0.copy_to(layout.HANDS, "/run/xen_dmabuf_hands.py")
-    scene.dom0.run(f"systemd-run --quiet --collect --unit=hands python3 /run/xen_dmabuf_hands.py {fifo}")
-    node = "$(basename $(dirname $(dirname $(grep -l 'test touch screen' /sys/class/input/event*/device/name))))"
-    opened = f'ls -l /proc/$(systemctl show -P MainPID weston)/fd | grep -q "/{node}\\$"'
-    try:
-        wait_until(lambda: scene.dom0.try_run(f"test -p {fifo} && {opened}").status == 0, 60, "Weston's touch screen")
-        for left, top, x, y in places:
-            units = (2 * (left + x) + 1) * RANGE // (2 * width), (2 * (top + y) + 1) * RANGE // (2 * height)
-            scene.dom0.run(f"echo touch 0 {units[0]} {units[1]} > {fifo}")
-            _lands(scene, "Multi-touch", MT_PLACE, (x, y))
-            scene.dom0.run(f"echo lift 0 > {fifo}")
-    finally:
-        scene.dom0.run(f"systemctl stop hands; rm -f {fifo}")
-
-
-def _listen(scene: Scene, name: str) -> None:
-    """Keep what a device of the DomU says, beside its Weston; its udev rule has given it a screen."""
-    found = scene.domu.run(f"grep -l 'Virtual {name}' /sys/class/input/event*/device/name").split("/")[4]
-    properties = scene.domu.run(f"udevadm info -q property /dev/input/{found}").split()
-    if "WL_OUTPUT=Virtual-1" not in properties:
-        raise ProofError(f"udev maps the DomU's {name} to no screen: {properties}")
-    scene.domu.run(f"systemd-run --quiet --collect --unit=hear-{name} sh -c 'cat /dev/input/{found} > /run/{name}'")
-    wait_until(lambda: scene.domu.try_run(f"test -e /run/{name}").status == 0, 30, f"the DomU's {name}")
-
-
-def _heard(scene: Scene, name: str) -> Heard:
-    return Heard.of(scene.domu.read_file(f"/run/{name}"))
-
-
-def _lands(scene: Scene, name: str, axes: tuple[int, int], place: tuple[int, int]) -> None:
-    last: list[tuple[int, ...]] = []
-
-    def there() -> bool:
-        said = {code: value for _time, kind, code, value in _heard(scene, name).events if kind == EV_ABS}
-        last[:] = [tuple(said.get(axis, -RANGE) for axis in axes)]
-        return all(abs(one - other) <= 1 for one, other in zip(last[0], place, strict=True))
-
-    try:
-        wait_until(there, 60, f"{name} at {place}")
-    except TimeoutError as error:
-        raise ProofError(f"{name} at {place} of the DomU's screen: its evdev says {last}") from error
 
 
 def typed_text_arrives(scene: Scene) -> str:
@@ -327,43 +263,51 @@ def typed_text_arrives(scene: Scene) -> str:
     scene.domu.start_terminal()
 
     def there() -> bool:
-        return bool((scene.shot_again("before-typing")[::8, ::8] == 0).all(axis=2).mean() > MOSTLY_TERMINAL)
+        return bool((scene.shot("before-typing")[::8, ::8] == 0).all(axis=2).mean() > MOSTLY_TERMINAL)
 
     wait_until(there, 60, "the terminal in the DomU's window")
-    scene.pictures.append(("The DomU's terminal before anybody types", "before-typing.png"))
     # one after the other: Weston reads keyboard and tablet as it likes
-    before = _events_sent(scene)
+    sent = _events_sent(scene)
     scene.machine.point(width // 2, height // 3)
-    wait_until(functools.partial(_has_sent, scene, before + 1), 60, "the pointer in the DomU")
+    sent = _wait_for_events(scene, sent + 1, "the pointer")
     scene.machine.click()
-    wait_until(functools.partial(_has_sent, scene, before + 3), 60, "the button in the DomU")
+    sent = _wait_for_events(scene, sent + 2, "the button")
     typed = "touch /tmp/typed-by-hand"
-    frames = type_slowly(scene, typed + "\n")
+    frames = type_slowly(scene, typed + "\n", sent)
     wait_until(lambda: scene.domu.try_run("test -e /tmp/typed-by-hand").status == 0, 60, "what the typed line does")
-    frames.append(scene.shot("after-typing", f"After a click into the window and typing: {typed}"))
+    frames.append(scene.shot("after-typing"))
     animate(frames, scene.folder / "typing.webp")
-    scene.pictures.append(("The same, moving", "typing.webp"))
+    scene.show(
+        ("The DomU's terminal before anybody types", "before-typing.png"),
+        (f"After a click into the window and typing: {typed}", "after-typing.png"),
+        ("The same, moving", "typing.webp"),
+    )
     owner = scene.domu.run("stat -c %U /tmp/typed-by-hand").strip()
     scene.domu.run("systemctl stop terminal")
     scene.machine.point(width - 1, height - 1)  # out of the way of the pictures that follow
     return f"{typed!r}, typed on Dom0's keyboard, was run in the DomU by {owner}"
 
 
-def type_slowly(scene: Scene, text: str) -> list[np.ndarray]:
+def type_slowly(scene: Scene, text: str, sent: int) -> list[np.ndarray]:
     """Type as fast as an emulated Dom0 can read it: its kernel keeps some 60 events for Weston. What the
-    screen showed meanwhile."""
+    screen showed meanwhile. ``sent``: events that the DomU has got before."""
     frames = []
     for start in range(0, len(text), KEYS_AT_ONCE):
         keys = text[start : start + KEYS_AT_ONCE]
-        wanted = _events_sent(scene) + 2 * len(keys)
         scene.machine.type(keys)
-        wait_until(functools.partial(_has_sent, scene, wanted), 60, f"the keys of {keys!r} in the DomU")
-        frames.append(scene.shot_again("typing"))
+        sent = _wait_for_events(scene, sent + 2 * len(keys), f"the keys of {keys!r}")
+        frames.append(scene.shot("typing"))
     return frames
 
 
-def _has_sent(scene: Scene, events: int) -> bool:
-    return _events_sent(scene) >= events
+def _wait_for_events(scene: Scene, least: int, what: str) -> int:
+    """How many it has got then."""
+
+    def sent() -> int:
+        now = _events_sent(scene)
+        return now if now >= least else 0
+
+    return wait_until(sent, 60, f"{what} in the DomU")
 
 
 def _events_sent(scene: Scene) -> int:
@@ -424,7 +368,7 @@ def foreign_buffer_is_refused(scene: Scene) -> str:
         flips_again(scene.domu)
         screen = scene.domu.screens("flip 3", timeout=120)[0]
         shown_exactly(scene, "copied", screen)
-        scene.pictures.append(("Without MAP_REFS_TO_BUF: the copying fallback", "copied.png"))
+        scene.show(("Without MAP_REFS_TO_BUF: the copying fallback", "copied.png"))
         status = scene.domu.backend_status()
     buffers = [buffer for device in status["devices"] for buffer in device["buffers"]]
     for buffer in buffers:

@@ -235,10 +235,13 @@ class Qemu:
     def type(self, text: str) -> None:
         """Press and release the keys of ``text``: small letters, spaces, and what KEYS names."""
         for letter in text:
-            code = KEYS.get(letter, letter)
-            for down in (True, False):
-                key = {"type": "qcode", "data": code}
-                self._input({"type": "key", "data": {"down": down, "key": key}})
+            self.press(KEYS.get(letter, letter))
+
+    def press(self, *codes: str) -> None:
+        """Press keys, by QEMU's names, one after the other, and release them."""
+        for down in (True, False):
+            for code in codes:
+                self._input({"type": "key", "data": {"down": down, "key": {"type": "qcode", "data": code}}})
 
     def point(self, x: int, y: int) -> None:
         """Move the pointer to the middle of a pixel of the first output, over which Weston lays the tablet."""

@@ -16,7 +16,8 @@ body { font: 16px/1.45 sans-serif; margin: 2em auto; max-width: 80em; color: #22
 table { border-collapse: collapse; width: 100% }
 td, th { border-bottom: 1px solid #ccc; padding: .4em .6em; text-align: left; vertical-align: top }
 .yes { color: #067a2b; font-weight: bold } .no { color: #b00020; font-weight: bold }
-figure { display: inline-block; margin: .6em; width: 38em; vertical-align: top }
+.beside { display: flex; gap: 1.2em; align-items: flex-start }
+figure { flex: 0 1 50%; margin: .6em 0; min-width: 0 }
 img { max-width: 100%; border: 1px solid #888 }
 </style></head><body>
 <h1>A DomU's screen on Dom0's Weston, without a copy</h1>
@@ -31,8 +32,10 @@ img { max-width: 100%; border: 1px solid #888 }
 <td>{{ proof.seen }}</td><td>{{ "%.1f"|format(proof.seconds) }}</td></tr>
 {% endfor %}</table>
 <h2>Pictures</h2>
-{% for caption, file in report.pictures %}<figure><img src="{{ file }}" alt="{{ caption }}">
+{% for row in report.pictures %}<div class="beside">
+{% for caption, file in row %}<figure><img src="{{ file }}" alt="{{ caption }}">
 <figcaption>{{ caption }}</figcaption></figure>
+{% endfor %}</div>
 {% endfor %}</body></html>
 """
 
@@ -55,7 +58,8 @@ class Report:
     product: list[str] = field(default_factory=list)
     """Where the product's files came from."""
     proofs: list[Proof] = field(default_factory=list)
-    pictures: list[tuple[str, str]] = field(default_factory=list)
+    pictures: list[list[tuple[str, str]]] = field(default_factory=list)
+    """What is side by side: (caption, file name) pairs."""
     seconds: float = 0.0
 
     @property

@@ -22,7 +22,7 @@ from oeqa.runtime.cases.xen_dmabuf_soak import *  # noqa: F403
 from oeqa.runtime.cases.xen_dmabuf_zerocopy import *  # noqa: F403
 from oeqa.runtime.xen_dmabuf import case
 from oeqa.runtime.xen_dmabuf.dom0 import Dom0
-from testbed import kernel, kernel_programs, proofs, xen
+from testbed import kernel, kernel_programs, pointing, proofs, xen
 from testbed.guest import Target
 
 pytestmark = [pytest.mark.testbed, pytest.mark.usefixtures("image_tests")]
@@ -92,11 +92,12 @@ class TestScreen:
         proofs.pattern_is_exact(scene)
 
     def test_weston_of_the_domu_is_exact_and_is_typed_into(self, scene):
-        scene.domu.boot()
+        with pointing.enlarged_if_there_is_room(scene):
+            scene.domu.boot()
         scene.domu.start_weston()
         proofs.weston_is_exact(scene)
-        proofs.clicks_and_touches_land(scene)
         proofs.typed_text_arrives(scene)
+        pointing.clicks_and_touches_land(scene)
 
 
 class TestAfterwards:
