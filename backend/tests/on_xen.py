@@ -293,14 +293,19 @@ def run_cases(names: list[str]) -> bool:
     every = (*CASES, *on_xen_strangers.CASES)
     usual = CASES if IN_DOM0 else every
     chosen = [case for case in every if case.__name__ in names] if names else usual
-    print(f"1..{len(chosen) + 1}", flush=True)
-    held = all([_run(number, case) for number, case in enumerate(chosen, 1)])
+    held = run_tap(chosen, more=1)
     if not IN_DOM0:
         print(f"ok {len(chosen) + 1} - the service never ended # SKIP seen in Dom0")
         return held
     same = service_pid() == before
     print(f"{'ok' if same else 'not ok'} {len(chosen) + 1} - the service never ended")
     return held and same
+
+
+def run_tap(cases, more: int = 0) -> bool:
+    """Whether all held. ``more``: how many results the caller prints after these."""
+    print(f"1..{len(cases) + more}", flush=True)
+    return all([_run(number, case) for number, case in enumerate(cases, 1)])
 
 
 def _run(number: int, case) -> bool:

@@ -4,29 +4,21 @@
 import re
 import time
 
-from oeqa.runtime.xen_dmabuf.case import XenDmabufWitnessedCase
-from oeqa.runtime.xen_dmabuf.dom0 import found, poll
+from oeqa.runtime.xen_dmabuf.case import HOSTILE, XenDmabufWitnessedCase
+from oeqa.runtime.xen_dmabuf.dom0 import poll
 
-HOSTILE = "/usr/lib/xen-dmabuf-backend/ptest/tests/on_xen.py"
-TAP = "/tmp/on_xen.tap"
-ENDED = "/tmp/on_xen.status"
+PROGRAM = "on_xen.py"
 HOSTILE_SECONDS = 600
 FLIP_SECONDS = 60
 
 
 class XenDmabufRefusalsTest(XenDmabufWitnessedCase):
-    def assert_tap(self, status, output):
-        """Each case of on_xen.py held."""
-        self.assertEqual(status, 0, output)
-        plan = found(r"^1\.\.(\d+)$", output)
-        self.assertEqual(len(re.findall(r"(?m)^ok \d+ ", output)), int(plan[1]), output)
-
     def test_hostile_frontends(self):
         """Lying rings, looping directories, overflowing sizes, event storms, by Dom0 as its own frontend."""
-        if self.dom0.try_run(f"test -e {HOSTILE}")[0]:
-            self.skipTest(f"no {HOSTILE}: install xen-dmabuf-backend-ptest (IMAGE_FEATURES ptest-pkgs)")
+        if self.dom0.try_run(f"test -e {HOSTILE}/{PROGRAM}")[0]:
+            self.skipTest(f"no {HOSTILE}/{PROGRAM}: install xen-dmabuf-backend-ptest (IMAGE_FEATURES ptest-pkgs)")
         before = self.witness.flips()
-        status, output = self.dom0.try_run(f"python3 {HOSTILE}", 600)
+        status, output = self.dom0.try_run(f"python3 {HOSTILE}/{PROGRAM}", 600)
         self.assert_tap(status, output)
         self.assert_witness_flips(before)
         self.assert_unnoticed()
@@ -39,15 +31,11 @@ class XenDmabufRefusalsTest(XenDmabufWitnessedCase):
         device = '"backend=Domain-0,be-alloc=0,connectors=id0:320x240"'
         domu.create(options=None, vdispl=f"[{', '.join([device] * 4)}]")
         domu.wait_for_shell()
-        if domu.try_run(f"test -e {HOSTILE}")[0]:
-            self.skipTest(f"no {HOSTILE} in the DomU: its image needs xen-dmabuf-backend-hostile")
         poll(lambda: domu.try_run("ls /dev/dri/card3")[0] == 0, 60, "the frontends' cards")
 
-        domu.run(f"(python3 {HOSTILE} > {TAP} 2>&1; echo $? > {ENDED}) & true")
-        # it waits in the DomU: asking without end costs Dom0 what the others need
-        ended = f"for _ in 1 2 3 4 5; do [ -e {ENDED} ] && break; sleep 1; done; test -e {ENDED}"
-        self._flips_until(lambda: domu.try_run(ended)[0] == 0)
-        self.assert_tap(int(domu.run(f"cat {ENDED}")), domu.run(f"cat {TAP}"))
+        self.start_hostile(domu, PROGRAM)
+        self._flips_until(lambda: self.hostile_ended(domu, 5))
+        self.assert_hostile_held(domu)
         self.assert_unnoticed()
         self._assert_reasons(domu, "req_prod=1000", "99999x99999", "the quota is 4")
 

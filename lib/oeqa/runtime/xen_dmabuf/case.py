@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import re
 import unittest
 
 from oeqa.runtime.case import OERuntimeTestCase
 
 from . import picture
-from .dom0 import RELEASE_SECONDS, SERVICE, Dom0, poll
+from .dom0 import RELEASE_SECONDS, SERVICE, Dom0, found, poll
 from .domu import DomU
 
 TYPE_CHECKING = False
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 XEN_SLACK_MIB = 4
 DOM0_SLACK_MIB = 24
 SHOWN_SECONDS = 20
+HOSTILE = "/usr/lib/xen-dmabuf-backend/ptest/tests"
+_TAP, _ENDED = "/tmp/hostile.tap", "/tmp/hostile.status"
 # where Dom0 has two kernels for DomUs, this is the one with the guest's series
 GUEST_KERNEL = "/var/lib/xen/images/domu-kernel-guest"
 
@@ -105,6 +108,30 @@ class XenDmabufCase(OERuntimeTestCase):
         poll(domu.buffers, 120, f"{domu.name}: display buffers in the backend")
         domu.wait_for_pattern()
         self.assert_flips(domu)
+
+    # -- hostile frontends (backend/tests/on_xen*.py)
+
+    def assert_tap(self, status: int, output: str) -> None:
+        """Each of their cases held."""
+        self.assertEqual(status, 0, output)
+        plan = found(r"^1\.\.(\d+)$", output)
+        self.assertEqual(len(re.findall(r"(?m)^ok \d+ ", output)), int(plan[1]), output)
+
+    def start_hostile(self, domu: DomU, program: str) -> None:
+        """Run such a program in a DomU, in the background."""
+        if domu.try_run(f"test -e {HOSTILE}/{program}")[0]:
+            self.skipTest(f"no {HOSTILE}/{program} in the DomU: its image needs xen-dmabuf-backend-hostile")
+        domu.run(f"(python3 {HOSTILE}/{program} > {_TAP} 2>&1; echo $? > {_ENDED}) & true")
+
+    def hostile_ended(self, domu: DomU, seconds: int) -> bool:
+        """Whether that program ends within a time. It is waited for in the DomU: asking without end costs Dom0 what
+        the others need."""
+        ended = f"for _ in $(seq {seconds}); do [ -e {_ENDED} ] && break; sleep 1; done; test -e {_ENDED}"
+        return domu.try_run(ended)[0] == 0
+
+    def assert_hostile_held(self, domu: DomU) -> None:
+        """All cases of the program that has ended."""
+        self.assert_tap(int(domu.run(f"cat {_ENDED}")), domu.run(f"cat {_TAP}"))
 
     def wait_until_gone(self, *domus: DomU) -> None:
         """Wait until neither Xen nor the backend has them."""
