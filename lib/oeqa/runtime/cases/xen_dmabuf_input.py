@@ -2,16 +2,19 @@
 """What is typed and pointed at in Dom0 is heard by the DomU whose window it is done in, and by no other."""
 
 import os
+import re
 import struct
+import time
 import unittest
 
 from oeqa.runtime.xen_dmabuf import picture
 from oeqa.runtime.xen_dmabuf.case import XenDmabufCase
-from oeqa.runtime.xen_dmabuf.dom0 import TOOLS, poll
+from oeqa.runtime.xen_dmabuf.dom0 import SERVICE, TOOLS, poll
 
 FILES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "files")
 HANDS = "xen_dmabuf_hands.py"
 FIFO = f"{TOOLS}/hands"
+MOVING = f"{TOOLS}/moving"
 LIVES = f"kill -0 $(cat {TOOLS}/hands.pid)"
 OPENED = (
     "for name in $(grep -l 'xen-dmabuf test' /sys/class/input/event*/device/name); do "
@@ -22,12 +25,16 @@ DEVICES = ("Keyboard", "Pointer")
 TOUCH = "Multi-touch"
 EVENT = struct.Struct("<qqHHi")
 EV_KEY, EV_REL, EV_ABS = 1, 2, 3
-REL_WHEEL = 8
+REL_X, REL_Y, REL_WHEEL = 0, 1, 8
 SLOT, MT_X, MT_Y, TRACKING = 0x2F, 0x35, 0x36, 0x39
 BTN_LEFT = 0x110
 KEY_A, KEY_B, KEY_C = 30, 48, 46
 RANGE = 32768
 SECONDS = 60
+HOSTILE = "on_xen_input.py"
+HOSTILE_SECONDS = 300
+# two windows of the limit that docs/security.md names for a device's handshake
+LOG_LINES, LOG_SECONDS = 2 * 40, 10
 
 
 def near(seen, expected):
@@ -181,7 +188,12 @@ class XenDmabufInputTest(XenDmabufCase):
 
     def wheel(self, domu):
         """Clicks of a DomU's wheel so far, away from the user."""
-        return sum(value for kind, code, value in self.events(domu, "Pointer") if (kind, code) == (EV_REL, REL_WHEEL))
+        return self.moved(domu, REL_WHEEL)[0]
+
+    def moved(self, domu, *axes):
+        """The sum of all differences so far that a DomU's pointer has had on these axes."""
+        events = self.events(domu, "Pointer")
+        return tuple(sum(value for kind, code, value in events if (kind, code) == (EV_REL, axis)) for axis in axes)
 
     def test_only_the_focused_domu_hears(self):
         """The other one fills the screen, so its picture is scaled."""
@@ -253,3 +265,142 @@ class XenDmabufInputTest(XenDmabufCase):
         self.point(self.window(domu), 100, 100)
         self.hands(f"key {BTN_LEFT}", f"key {KEY_A}")
         poll(lambda: self.keys(domu)[-2:] == [(KEY_A, 1), (KEY_A, 0)], SECONDS, "the key in a guest without a pointer")
+
+    def _type(self, domu, key=KEY_A):
+        """What is typed arrives at a DomU, and nothing else does."""
+        before = len(self.keys(domu))
+        self.hands(f"key {key}")
+        poll(lambda: self.keys(domu)[before:] == [(key, 1), (key, 0)], SECONDS, f"{domu.name} hears the key")
+
+    @staticmethod
+    def _beside(window, size, other, other_size):
+        """A pixel of a window's picture that another window doesn't cover, whose picture is less wide or less high."""
+        left, top = (theirs - mine for mine, theirs in zip(window[2:], other[2:]))
+        for x in (8, size[0] - 8):
+            for y in (8, size[1] - 8):
+                if not (left <= x < left + other_size[0] and top <= y < top + other_size[1]):
+                    return x, y
+        raise AssertionError(f"{window} of {size} is covered by {other} of {other_size}")
+
+    def test_a_relative_pointer(self):
+        """A vkb without feature-abs-pointer: the frontend doesn't ask for places, and its pointer has differences."""
+        domu = self.domu("xen-dmabuf-mouse", 9)
+        domu.start(size="320x240", vkb='["backend=Domain-0,backend-type=linux,unique-id=id0"]')
+        self._listen(domu)
+        window = self.window(domu)
+        self.point(window, 100, 100)
+        # where it comes is no movement
+        for at in ((150, 130), (149, 130), (0, 0), (319, 239), (100, 100)):
+            self.point(window, *at)
+            self._wait_until_moved(domu, (at[0] - 100, at[1] - 100))
+        self.hands(AWAY)
+        self.click(domu, window, 300, 200)
+        self._type(domu)
+        self.hands("wheel -2", "wheel 1")
+        poll(lambda: self.wheel(domu) == -1, SECONDS, "the wheel's clicks")
+        self.assertTrue(near(self.moved(domu, REL_X, REL_Y), (0, 0)), "the pointer went and came: no movement")
+        self.assertNotIn(EV_ABS, [kind for kind, _code, _value in self.events(domu, "Pointer")])
+
+    def _wait_until_moved(self, domu, expected):
+        what = f"{domu.name}: moved by {expected} from its pointer's first place on"
+        poll(lambda: near(self.moved(domu, REL_X, REL_Y), expected), SECONDS, what)
+
+    def test_a_window_that_goes_and_comes(self):
+        """A guest that was clicked once opens its window anew to get the keyboard from another: it hears nothing."""
+        mine = self.window(self.one)
+        domu = self.domu("xen-dmabuf-comes", 10)
+        domu.start(size="320x240", vkb=self._vkb(320, 240))
+        self._listen(domu)
+        theirs = self.window(domu)
+        self.click(domu, theirs)
+        self._type(domu)
+        self.click(self.one, mine, *self._beside(mine, (640, 480), theirs, (320, 240)))
+        held, silent = len(self.keys(self.one)), len(self.keys(domu))
+        self.hands(AWAY, f"press {KEY_C}")
+        poll(lambda: self.keys(self.one)[held:] == [(KEY_C, 1)], SECONDS, "the key that is held")
+        self._open_anew(domu)
+        poll(lambda: self.keys(self.one)[held:] == [(KEY_C, 1), (KEY_C, 0)], SECONDS, "the keyboard has gone")
+        self.hands(f"release {KEY_C}", f"key {KEY_A}")
+        self.click(domu, self.window(domu))
+        self._type(domu, KEY_B)
+        self.assertEqual(self.keys(domu)[silent:], [(KEY_B, 1), (KEY_B, 0)], "no key before the click")
+
+    @staticmethod
+    def _open_anew(domu):
+        """Its window goes, and comes above all others."""
+        domu.end_pattern()
+        domu.unbind()
+        domu.bind()
+        domu.resume_pattern()
+        domu.wait_for_pattern()
+        domu.screens("hold")
+
+    def test_a_hostile_frontend(self):
+        """A DomU lies in all ways about its input while the pointer moves over its window; what is typed arrives in
+        another DomU, its own display flips, no worker is replaced, and nothing is left."""
+        memory, services = self.dom0.memory(), self.dom0.main_pids()
+        domu = self.domu("xen-dmabuf-liar", 11)
+        plain = '"backend=Domain-0,backend-type=linux,unique-id=id0"'
+        devices = [self._vkb(400, 300)[1:-1]] * 4 + [plain]
+        # wider than the other, and less high: neither window can hide the other one
+        domu.start(size="700x400", vkb=f"[{', '.join(devices)}]")
+        domu.run("dmesg -n 1")
+        poll(lambda: self._served(domu) == len(devices), SECONDS, "all of its own frontends served")
+        pids = (domu.worker(), self.one.worker(), *services)
+        held = self._held(domu)
+        theirs = self.window(domu)
+        self._open_anew(self.one)
+        mine = self.window(self.one)
+        self.click(self.one, mine)
+        seen = self._beside(theirs, (700, 400), mine, (640, 480))
+        self._move_over(theirs, seen)
+
+        start = time.monotonic()
+        self.start_hostile(domu, HOSTILE)
+        while not self.hostile_ended(domu, 2):
+            self.assertLess(time.monotonic() - start, HOSTILE_SECONDS, f"{HOSTILE} did not end")
+            self._type(self.one)
+            (screen,) = domu.screens("flip 1", SECONDS)
+            self.assertEqual(screen["error"], 0, "its own flip")
+        self.assert_hostile_held(domu)
+        self.assertEqual((domu.worker(), self.one.worker(), *self.dom0.main_pids()), pids, "processes")
+        self._assert_log_bounded(domu)
+        # its kernel's frontends have the devices again, and nothing else is held for it
+        poll(lambda: self._served(domu) == len(devices), SECONDS, "all of its own frontends served again")
+        poll(lambda: self._held(domu) == held, SECONDS, f"grants and event channels as before: {held}")
+        self._move_no_more()
+        self.point(theirs, *seen)
+        self.hands(f"key {BTN_LEFT}", AWAY)  # its window comes above the other one
+        self.assert_flips(domu)
+        domu.destroy()
+        self.assert_nothing_left(memory, domu)
+        self.assertEqual(self.dom0.event_channels(domu.domid), 0, "event channels to a dead domain")
+
+    def _served(self, domu):
+        """How many of its input devices are connected."""
+        devices = domu.state()["inputs"]
+        return sum((device["backend_state"], device["frontend_state"]) == (4, 4) for device in devices)
+
+    def _held(self, domu):
+        """(grants, event channels) that Dom0 has of a DomU."""
+        return self.dom0.grants(domu.domid), self.dom0.event_channels(domu.domid)
+
+    def _move_over(self, window, at):
+        """The pointer moves to and fro at a pixel of a window until _move_no_more()."""
+        self.addCleanup(self._move_no_more)
+        lines = "\\n".join(f"point {self._units(window, at[0] + step, at[1])}" for step in (0, 2))
+        moves = f"while [ -e {MOVING} ]; do printf '{lines}\\n' > {FIFO}; sleep 0.1; done; rm {MOVING}.on"
+        self.dom0.run(f"touch {MOVING} {MOVING}.on; ({moves}) < /dev/null > /dev/null 2>&1 &")
+
+    def _move_no_more(self):
+        self.dom0.run(f"rm -f {MOVING}")
+        poll(lambda: self.dom0.try_run(f"test -e {MOVING}.on")[0], SECONDS, "the pointer stands still")
+
+    def _assert_log_bounded(self, domu):
+        """Of each of its devices the log has no more lines in a time than is documented."""
+        log = self.dom0.run(f"journalctl -b -q --no-pager -o short-unix -u {SERVICE} -u {domu.unit}")
+        lines = re.findall(rf"(?m)^(\d+\.\d+) .* domid={domu.domid} device=(\d+)\b", log)
+        for device in {number for _at, number in lines}:
+            times = [float(at) for at, number in lines if number == device]
+            most = max(sum(at <= other < at + LOG_SECONDS for other in times) for at in times)
+            self.assertLessEqual(most, LOG_LINES, f"lines in {LOG_SECONDS} s of device {device}")

@@ -361,6 +361,14 @@ class Dom0:
         """The same for one domain."""
         return self.mapped_grants().get(domid, 0)
 
+    def event_channels(self, domid: int) -> int:
+        """Event channels of this domain to another one, by Xen's own table (debug key e), bound or not any more."""
+        text = self.run("xl debug-keys e; xl dmesg -c")
+        _before, mark, own = text.rpartition(f"Event channel information for domain {self.domid}:")
+        if not mark:
+            raise AssertionError(f"xl debug-keys e: no table of domain {self.domid}:\n{text[-2000:]}")
+        return len(re.findall(rf" d={domid}\b", own.partition("Event channel information for domain ")[0]))
+
     def maptrack_frames(self) -> int:
         """Pages in which Xen notes what Dom0 has mapped, 256 grants in each; they are never given back."""
         lines = self.grant_tables()
