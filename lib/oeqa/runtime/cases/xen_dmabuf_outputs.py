@@ -65,6 +65,11 @@ class XenDmabufOutputsTest(XenDmabufCase):
             self.assert_fills(dict(zip(sorted(sizes), states)))
         seen = {c["output"]: c["name"] for device in domu.state()["devices"] for c in device["connectors"]}
         self.assertEqual(seen, self.named, "outputs that the backend knows its windows on")
+        for _ in range(2):  # the shell of Weston 14 forgets a window then, and puts another behind its ground
+            killed = domu.worker()
+            self.dom0.run(f"kill -9 {killed}")
+            poll(lambda killed=killed: (domu.known() or {"pid": 0})["pid"] not in (0, killed), 60, "another worker")
+            self.assert_fills(dict(zip(sorted(sizes), states)))
         # a window stays as long as its screen is connected: black, not what is behind
         domu.stop_pattern()
         poll(
