@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= build/venv
 RUN := $(VENV)/bin/python
 
+# make demo SUITE=forky: the Debian that Dom0 and DomUs are made of
+export XEN_DMABUF_SUITE := $(or $(SUITE),$(XEN_DMABUF_SUITE))
+
 .PHONY: help demo view lint test test-compositors status fuzz oe-test soak shell host-packages requirements clean clean-cache kernel-check kernel-loops kernel-debug-test kernel-bench flip-bench input-bench oe-check layer-build layer-demo
 
 help:

@@ -45,6 +45,16 @@ def mirror() -> str:
     )
 
 
+def _dates() -> list[str]:
+    """What this machine's apt thinks of lists that are out of date: mmdebstrap reads no configuration of it.
+
+    Only suites that change have lists that end, so an archive that stands still serves trixie, but not forky.
+    """
+    names = ("Acquire::Check-Valid-Until", "Acquire::Check-Date")
+    lines = process.run(["apt-config", "dump"], what="apt's configuration").splitlines()
+    return [line.rstrip(";") for line in lines if line.split(" ")[0] in names]
+
+
 class Apt:
     """An apt that knows only one suite for arm64; its state lives in the cache folder. Not thread-safe."""
 
@@ -150,13 +160,14 @@ class Archive(Apt):
                 "--architectures=arm64",
                 "--variant=extract",
                 '--aptopt=APT::Sandbox::User "root"',
+                *(f"--aptopt={option}" for option in _dates()),
                 "--skip=check/empty",
                 f"--include={','.join(packages)}",
-                SUITE,
+                self.suite,
                 str(folder),
-                f"deb [signed-by={KEYRING}] {self.uri} {SUITE} main",
+                f"deb [signed-by={KEYRING}] {self.uri} {self.suite} main",
             ],
-            what=f"Debian {SUITE} arm64 root",
+            what=f"Debian {self.suite} arm64 root",
             remedy="is the network there?",
             env={"TMPDIR": os.environ.get("TMPDIR", "/tmp")},
         )

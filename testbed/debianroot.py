@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The guests' Debian: packages unpacked into a root without their maintainer scripts: no foreign chroot is needed.
 
-What those scripts would do and we need (accounts, links, Python byte code) is done here.
+What those scripts would do and we need (accounts, links, Python byte code) is done here. Which Debian it is the
+environment chooses: its suites have the versions of Weston, Mesa, systemd and Python that images of today and
+tomorrow have.
 """
 
 from __future__ import annotations
@@ -10,7 +12,12 @@ import shutil
 from pathlib import Path
 
 from . import cache, process
+from .choice import chosen
 from .debian import SUITE, Archive
+
+ENVIRONMENT = "XEN_DMABUF_SUITE"
+_PYTHONS = {"trixie": "3.13", "forky": "3.14"}
+"""Of each suite that is known."""
 
 BASE_PACKAGES = [
     "base-files",
@@ -50,6 +57,7 @@ BASE_PACKAGES = [
 DOM0_PACKAGES = [
     "xen-utils-4.20",
     "xen-utils-common",
+    "dpkg",  # start-stop-daemon, of Debian's init script of Xen
     "xenstore-utils",
     "libxengnttab1",
     "libxenevtchn1",
@@ -71,16 +79,31 @@ DOMU_PACKAGES = [
     "python3",
     "xen-utils-4.20",  # the hostile frontend (backend/tests/on_xen.py) and Xen's binding of XenStore
 ]
-PYTHON = "usr/lib/python3.13"
 DIST_PACKAGES = "usr/lib/python3/dist-packages"
+EMULATOR = "qemu-aarch64-static"
 UNITS = "usr/lib/systemd/system"
+
+
+def suite() -> str:
+    """Debian's name of the release that Dom0 and DomUs are made of. Raises TestbedError: it isn't known."""
+    return chosen(ENVIRONMENT, _PYTHONS, SUITE)
+
+
+def python() -> str:
+    """The version of its Python: major and minor number."""
+    return _PYTHONS[suite()]
+
+
+def stage() -> str:
+    """What the names of the cache's products begin with that are of this suite, so that none drops another's."""
+    return "" if suite() == SUITE else f"{suite()}-"
 
 
 def bootstrap(name: str, packages: list[str]) -> Path:
     """The folder of a Debian root ("root") with its links and byte code made."""
 
     def build(folder: Path) -> None:
-        archive = Archive()
+        archive = Archive(suite())
         archive.update()
         archive.bootstrap(packages, folder / "root")
         root = folder / "root"
@@ -90,15 +113,15 @@ def bootstrap(name: str, packages: list[str]) -> Path:
             shutil.copy(root / f"usr/share/base-passwd/{database}.master", root / "etc" / database)
         _alternatives(root)
         if (root / "usr/bin/python3").exists():
-            byte_compile(root, root / PYTHON, root / DIST_PACKAGES)
+            byte_compile(root, root / f"usr/lib/python{python()}", root / DIST_PACKAGES)
 
-    inputs = {"packages": " ".join(packages), "suite": SUITE, "recipe": cache.digest([Path(__file__)])}
-    return cache.stage(f"{name}-packages", inputs, build)
+    inputs = {"packages": " ".join(packages), "suite": suite(), "recipe": cache.digest([Path(__file__)])}
+    return cache.stage(f"{stage()}{name}-packages", inputs, build)
 
 
 def emulated(root: Path, program: str) -> list[str]:
     """Command line that runs an arm64 program of a root here, by QEMU's user emulation."""
-    return ["qemu-aarch64-static", "-L", str(root), str(root / "usr/bin" / program)]
+    return [EMULATOR, "-L", str(root), str(root / "usr/bin" / program)]
 
 
 def byte_compile(root: Path, *folders: Path) -> None:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from . import host, kernel, kernel_debug, kernel_guest, rootfs, xen
+from . import debianroot, host, kernel, kernel_debug, kernel_guest, rootfs, xen
 from .cache import say
 from .deadline import wait_until
 from .errors import LostVMError
@@ -23,6 +23,7 @@ def _prepare() -> None:
     """What can't be built is said before anything is."""
     xen.choice()
     kernel.line()
+    debianroot.suite()
     host.install(host.TESTBED)
     host.require_root()
 

@@ -31,7 +31,10 @@ def _overlay(root: Path, folder: Path) -> None:
 
 def _users(root: Path) -> None:
     """Create the users that all packages and units declare; root's shell is sh, as on OpenEmbedded's images."""
-    process.run([*debianroot.emulated(root, "systemd-sysusers"), f"--root={root}"], what="users")
+    # in the root, not with --root=: 262 follows that path itself, which no emulator translates for it
+    emulator = Path(shutil.copy(f"/usr/bin/{debianroot.EMULATOR}", root / "tmp"))
+    process.run(["chroot", str(root), f"/tmp/{emulator.name}", "/usr/bin/systemd-sysusers"], what="users")
+    emulator.unlink()
     passwd = root / "etc/passwd"
     text = passwd.read_text(encoding="utf-8")
     passwd.write_text(text.replace(":/root:/bin/bash\n", ":/root:/bin/sh\n"), encoding="utf-8")
@@ -132,4 +135,7 @@ def _build(
         "files": cache.digest(overlays),
         "recipe": cache.digest([Path(__file__)]),
     }
-    return cache.stage(f"{product.stage}{name}", {**common, **inputs, **product.inputs(side)}, build) / f"{side}.ext4"
+    return (
+        cache.stage(f"{debianroot.stage()}{product.stage}{name}", {**common, **inputs, **product.inputs(side)}, build)
+        / f"{side}.ext4"
+    )

@@ -13,8 +13,8 @@ from .errors import TestbedError
 from .product import DOM0, KIOSK, Step
 from .proofs import Scene
 
-PYWAYLAND = "pywayland==0.4.18"
-"""PyPI's wheel of the version that trixie packages; Debian's package has the core protocol only."""
+_PYWAYLAND = {"trixie": "pywayland==0.4.18", "forky": "pywayland==0.4.19"}
+"""PyPI's wheel of the version that a suite packages; Debian's package has the core protocol only."""
 PROTOCOLS = ("linux_dmabuf_v1", "xdg_shell", "presentation_time", "viewporter")
 _BOTH = (layout.WESTON, layout.BACKEND / "src", layout.BACKEND / "tests")
 _FILES = {
@@ -38,7 +38,10 @@ class Sources:
 
     def inputs(self, side: str) -> dict[str, str]:
         modules = [Path(module.__file__ or "") for module in (cross, guest_programs)]
-        return {"product": cache.digest([*_FILES[side], *modules, Path(__file__)]), "pywayland": PYWAYLAND}
+        return {
+            "product": cache.digest([*_FILES[side], *modules, Path(__file__)]),
+            "pywayland": _PYWAYLAND[debianroot.suite()],
+        }
 
     def install(self, side: str, root: Path) -> None:
         if side == DOM0:
@@ -117,7 +120,8 @@ def _backend_library(root: Path) -> None:
 def _wayland_protocols(root: Path) -> None:
     """Protocol modules that Debian's pywayland lacks."""
     work = root.parent / "wheel"
-    _pip("--target", str(work), PYWAYLAND, what=PYWAYLAND, remedy="is PyPI reachable?")
+    wheel = _PYWAYLAND[debianroot.suite()]
+    _pip("--target", str(work), wheel, what=wheel, remedy="is PyPI reachable?")
     copy_protocols(work / "pywayland/protocol", root / DIST_PACKAGES / "pywayland/protocol")
     shutil.rmtree(work)
 

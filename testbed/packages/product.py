@@ -39,6 +39,11 @@ class Packages:
     stage = "packaged-"
 
     def __init__(self, folder: Path) -> None:
+        if debianroot.suite() != standins.SUITE:
+            raise TestbedError(
+                f"packages are built for {standins.SUITE}'s libraries and Python: {debianroot.ENVIRONMENT}="
+                f'"{debianroot.suite()}" goes with this repository\'s files only'
+            )
         self._folder = folder
         found = debs.of_folder(folder)
         self._sides = {side: dependencies.select(names, found, standins.STAND_INS) for side, names in WANTED.items()}

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..debianroot import DIST_PACKAGES, PYTHON, UNITS
+from ..debianroot import DIST_PACKAGES, UNITS
 
 _LIBRARIES = "usr/lib/aarch64-linux-gnu"
+SUITE = "trixie"
+"""Whose libraries and Python make layer-build compiles with."""
 _STDLIB = "libpython3.13-stdlib"
+_PYTHON = "usr/lib/python3.13"
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class StandIn:
 
 def _python(*modules: str) -> dict[str, StandIn]:
     """oe-core's parts of Python's library; Debian has it in one."""
-    return {f"python3-{module}": StandIn(_STDLIB, f"{PYTHON}/{_PLACES.get(module, module)}") for module in modules}
+    return {f"python3-{module}": StandIn(_STDLIB, f"{_PYTHON}/{_PLACES.get(module, module)}") for module in modules}
 
 
 _PLACES = {

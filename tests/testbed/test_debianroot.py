@@ -18,9 +18,9 @@ def test_all_is_compiled_wherever_the_cache_is(tmp_path, monkeypatch):
     """The default folder is ".cache/xen-dmabuf-testbed": all in it was taken for tests, and nothing was compiled."""
     root = tmp_path / "test" / "root"
     for name in ("os.py", "json/decoder.py"):
-        file = root / debianroot.PYTHON / name
+        file = root / "usr/lib/python3" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("")
     monkeypatch.setattr(debianroot, "emulated", lambda _root, _program: [sys.executable])
-    debianroot.byte_compile(root, root / debianroot.PYTHON)
+    debianroot.byte_compile(root, root / "usr/lib/python3")
     assert compiled(root) == {"os", "decoder"}

@@ -168,6 +168,13 @@ def test_the_variable_names_the_folder(tmp_path, monkeypatch):
     assert "not packaged" in product.chosen().origin[0]
 
 
+def test_packages_are_for_one_suite(tmp_path, monkeypatch):
+    complete(tmp_path / "debs")
+    monkeypatch.setenv("XEN_DMABUF_SUITE", "forky")
+    with pytest.raises(TestbedError, match='XEN_DMABUF_SUITE="forky" goes with this repository'):
+        packaged.Packages(tmp_path / "debs")
+
+
 def test_a_stand_in_that_is_not_there(tmp_path):
     folder = tmp_path / "debs"
     complete(folder)

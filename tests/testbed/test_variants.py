@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from testbed import cache, kernel, xen
+from testbed import cache, debian, debianroot, kernel, process, sources, xen
 from testbed.choice import chosen
 from testbed.errors import MissingSourceError, TestbedError
 from testbed.layout import REPOSITORY
@@ -15,7 +15,7 @@ from testbed.layout import REPOSITORY
 
 @pytest.fixture(autouse=True)
 def unset(monkeypatch, tmp_path):
-    for name in (xen.ENVIRONMENT, xen.SOURCE_ENVIRONMENT, kernel.ENVIRONMENT):
+    for name in (xen.ENVIRONMENT, xen.SOURCE_ENVIRONMENT, kernel.ENVIRONMENT, debianroot.ENVIRONMENT):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(cache.ENVIRONMENT, str(tmp_path / "cache"))
 
@@ -33,7 +33,7 @@ def test_choice_of_something_else_is_refused(monkeypatch):
         chosen("X", ("a", "b"), "b")
 
 
-@pytest.mark.parametrize("variable", [xen.ENVIRONMENT, kernel.ENVIRONMENT])
+@pytest.mark.parametrize("variable", [xen.ENVIRONMENT, kernel.ENVIRONMENT, debianroot.ENVIRONMENT])
 def test_wrong_value_is_one_sentence_before_anything_is_built(variable):
     done = subprocess.run(
         [sys.executable, "-m", "testbed", "build"],
@@ -63,6 +63,26 @@ def test_lines_share_no_cache_key(monkeypatch):
         monkeypatch.setenv(kernel.ENVIRONMENT, line)
         keys.add(str(kernel.inputs()))
     assert len(keys) == len(kernel.SUITES)
+
+
+def test_suites_share_no_cache_key_and_have_all_their_parts(monkeypatch):
+    stages, keys = set(), set()
+    for suite in ("trixie", "forky"):
+        monkeypatch.setenv(debianroot.ENVIRONMENT, suite)
+        stages.add(debianroot.stage())
+        keys.add(str(sources.Sources().inputs("dom0")))
+        assert debianroot.python().startswith("3.")
+    assert len(stages) == len(keys) == 2
+
+
+def test_an_archive_that_stands_still_is_taken_as_apt_here_takes_it(monkeypatch):
+    dump = 'Acquire::Languages "none";\nAcquire::Check-Valid-Until "false";\nAcquire::Check-Valid-Until-More "x";\n'
+    ran = []
+    monkeypatch.setattr(process, "run", lambda command, **_words: ran.append(command) or dump)
+    monkeypatch.setattr(debian, "mirror", lambda: "http://archive.example/debian")
+    debian.Archive("forky").bootstrap(["dash"], cache.root() / "root")
+    options = [word for word in ran[-1] if "Valid" in word]
+    assert options == ['--aptopt=Acquire::Check-Valid-Until "false"'] and "forky" in ran[-1]
 
 
 def test_source_that_is_none_is_named(monkeypatch, tmp_path):
