@@ -9,7 +9,7 @@ export XEN_DMABUF_SUITE := $(or $(SUITE),$(XEN_DMABUF_SUITE))
 .PHONY: help demo view lint test test-compositors status fuzz oe-test soak shell host-packages requirements clean clean-cache kernel-check kernel-loops kernel-debug-test kernel-bench flip-bench input-bench oe-check layer-build layer-demo
 
 help:
-	@echo "make demo           the main job on the testbed, with its proofs: build/demo/report.html"
+	@echo "make demo           the main job on the testbed, with its proofs: build/demo/report.html; [SUITE=forky] Dom0 and DomU of that Debian"
 	@echo "make view           sit down and use it: Dom0 as a kiosk with a guest's desktop, keyboard and mouse"
 	@echo "make lint           ruff and mypy over all Python here, reuse over all files"
 	@echo "make test           lint, then all tests that run here: unit tests, layer, testbed"

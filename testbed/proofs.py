@@ -369,12 +369,7 @@ def _without_map(scene: Scene, caption: str) -> Json:
         screen = scene.domu.screens("flip 3", timeout=120)[0]
         shown_exactly(scene, "without-map", screen)
         scene.show((f"Without MAP_REFS_TO_BUF: {caption}", "without-map.png"))
-        return {"mapped": mapped_by_weston(scene.dom0), **scene.domu.backend_status()}
-
-
-def mapped_by_weston(dom0: Dom0) -> int:
-    """How many mappings of dma-bufs Dom0's Weston has."""
-    return int(dom0.run("grep -c /dmabuf: /proc/$(systemctl show -P MainPID weston)/maps; true"))
+        return {"mapped": scene.dom0.mapped_dmabufs("weston"), **scene.domu.backend_status()}
 
 
 def foreign_buffer_is_mapped(scene: Scene) -> str:

@@ -135,7 +135,5 @@ def _build(
         "files": cache.digest(overlays),
         "recipe": cache.digest([Path(__file__)]),
     }
-    return (
-        cache.stage(f"{debianroot.stage()}{product.stage}{name}", {**common, **inputs, **product.inputs(side)}, build)
-        / f"{side}.ext4"
-    )
+    stage = f"{debianroot.stage()}{product.stage}{name}"
+    return cache.stage(stage, {**common, **inputs, **product.inputs(side)}, build) / f"{side}.ext4"

@@ -38,7 +38,7 @@ class SoftwareWeston:
 
     def mapped_dmabufs(self) -> int:
         """How many mappings of dma-bufs its process has."""
-        return int(self._dom0.run(f"grep -c /dmabuf: /proc/$(systemctl show -P MainPID {UNIT})/maps; true"))
+        return self._dom0.mapped_dmabufs(UNIT)
 
 
 @contextlib.contextmanager

@@ -14,15 +14,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
-import os
-import signal
 import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import on_xen
-from real_xen import DOMID, SOMEBODY, RealXen
+from real_xen import DOMID, SOMEBODY, RealXen, kill_within
 from waiting import wait_until
 
 from xen_dmabuf.kbdif import packets
@@ -330,22 +328,14 @@ def states_that_jump() -> None:
 def killed_while_events_flow() -> None:
     """a frontend is killed while the pointer moves; the next one starts without a word"""
     number = _next_number()
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            with connected(number) as (_device, page):
-                page.moved()
-                os.write(writer, b"moved")
-                signal.pause()
-        finally:
-            os._exit(1)
-    os.close(writer)
-    moved = os.read(reader, 5)
-    os.close(reader)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    assert moved == b"moved", "the first frontend didn't come so far"
+
+    @contextlib.contextmanager
+    def moving() -> Iterator[None]:
+        with connected(number) as (_device, page):
+            page.moved()
+            yield
+
+    kill_within(moving)
     with connected(number) as (_device, page):
         page.moved()
 

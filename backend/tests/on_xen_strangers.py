@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
-import os
-import signal
+from collections.abc import Iterator
 
 from frontend import Frontend
 from real_xen import (
@@ -16,6 +16,7 @@ from real_xen import (
     SOMEBODY,
     Skip,
     connected,
+    kill_within,
     next_number,
     offered,
     refuse,
@@ -146,22 +147,14 @@ def pointers_to_others() -> None:
 def killed_while_shown() -> None:
     """a frontend that is killed while its picture is shown; the next one starts without a word"""
     number = next_number()
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            with connected((64, 48), number=number) as (frontend, _device):
-                asyncio.run(frontend.show(1, 64, 48))
-                os.write(writer, b"shown")
-                signal.pause()
-        finally:
-            os._exit(1)
-    os.close(writer)
-    shown = os.read(reader, 5)
-    os.close(reader)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    assert shown == b"shown", "the first frontend didn't come so far"
+
+    @contextlib.contextmanager
+    def shown() -> Iterator[None]:
+        with connected((64, 48), number=number) as (frontend, _device):
+            asyncio.run(frontend.show(1, 64, 48))
+            yield
+
+    kill_within(shown)
     with connected((64, 48), number=number) as (frontend, _device):
         asyncio.run(_served(frontend, 1))
 

@@ -15,10 +15,11 @@ import fcntl
 import itertools
 import mmap
 import os
+import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from frontend import PAGE, Frontend
@@ -52,6 +53,25 @@ GIVEN_BACK = (0,) if IN_DOM0 else (0, -errno.ETIMEDOUT)
 """Answers to an honest DBUF_DESTROY: beside another DomU that flips, a slow machine's compositor
 may need more than the backend's bounded wait; Dom0 sees then whether the pages come back."""
 _FRONTS = f"/local/domain/{DOMID}/device/vdispl"
+
+
+def kill_within(frontend: Callable[[], contextlib.AbstractContextManager[object]]) -> None:
+    """A frontend in another process is killed once it has come into the context."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            with frontend():
+                os.write(writer, b"there")
+                signal.pause()
+        finally:
+            os._exit(1)
+    os.close(writer)
+    there = os.read(reader, 5)
+    os.close(reader)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert there == b"there", "the frontend didn't come so far"
 
 
 class Skip(Exception):

@@ -12,9 +12,9 @@ from compositors import Screen
 from fakes import FakeXen
 from seen import HEIGHT, PANEL, WIDTH, Seen
 from serving import placed, serving
-from test_compositors import flip
+from test_compositors import flip, xen  # noqa: F401 (a fixture)
 from test_display import connected, open_window
-from test_look import looks, painted, xen  # noqa: F401 (a fixture)
+from test_look import looks, painted
 from waiting import until
 
 from xen_dmabuf import limits
@@ -22,6 +22,7 @@ from xen_dmabuf.config import ConnectorConfig
 from xen_dmabuf.displif import wire as OP
 from xen_dmabuf.displif.geometry import Crop
 from xen_dmabuf.errors import ConnectionLost
+from xen_dmabuf.worker import claim
 from xen_dmabuf.worker.compositor import Compositor
 
 _GREEN, _BLUE, _BLACK = (bytes.fromhex(text) for text in ("00ff00", "0000ff", "000000"))
@@ -188,6 +189,7 @@ def test_an_id_that_another_program_has_ends_no_window_of_the_guest_s(xen, shell
                 first, second = worker._devices[0].connectors
                 await show(xen, frontend, {0: _GREEN, 1: _GREEN})
                 await looks(shell, tiles(_BLUE, _GREEN), "the screen whose id is free")
+                await until(lambda: refusals(caplog), "the log")
                 (said,) = refusals(caplog)
                 assert "another program" in said["reason"]
                 assert await flip(frontend.connectors[1], second, 2) < 1
@@ -200,6 +202,32 @@ def test_an_id_that_another_program_has_ends_no_window_of_the_guest_s(xen, shell
                 assert len(connections) == 1 and connections[0].alive and not lost
 
     asyncio.run(run())
+
+
+def test_an_id_that_is_free_soon_is_no_error(shell, monkeypatch, caplog):
+    """The idle picture's window goes as the guest's comes."""
+    answers: list[str] = []
+    ask = claim.Claim._obstacle
+
+    async def asked(self: claim.Claim) -> str:
+        answers.append(await ask(self))
+        return answers[-1]
+
+    monkeypatch.setattr(claim.Claim, "_obstacle", asked)
+    monkeypatch.setattr(claim, "_FIRST_PAUSE", 1.0)
+
+    async def run():
+        async with connected(shell.socket) as (other, _lost), connected(shell.socket) as (compositor, lost):
+            theirs = present(other, 7, _BLUE)
+            await looks(shell, tiles(_BLUE), "the window that goes")
+            present(compositor, 7, _GREEN)
+            await until(lambda: len(answers) == 2, "a refusal")
+            theirs.destroy()
+            await looks(shell, tiles(_GREEN), "the window that comes")
+            assert answers == ["", claim._OTHERS, ""] and not lost
+
+    asyncio.run(run())
+    assert not refusals(caplog)
 
 
 def test_the_shell_that_comes_after_another_shows_the_same(xen, shell):  # noqa: F811

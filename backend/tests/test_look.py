@@ -15,13 +15,12 @@ from fakes import FakeXen
 from seen import Seen
 from serving import placed, serving
 from test_display import connected, open_window
-from waiting import run_as_a_worker, until
+from waiting import until
 
 from xen_dmabuf.config import ConnectorConfig
 from xen_dmabuf.displif import fourcc
 from xen_dmabuf.displif import wire as OP
 from xen_dmabuf.displif.geometry import Crop
-from xen_dmabuf.pump import loop
 from xen_dmabuf.worker.window import Window
 
 _BEHIND = bytes((0x20, 0x40, 0x60))
@@ -66,18 +65,6 @@ def seen_weston(tmp_path_factory) -> Iterator[Seen]:
 @pytest.fixture(params=["seen_weston", "sway"])
 def running(request) -> Seen | Headless:
     return request.getfixturevalue(request.param)
-
-
-@pytest.fixture
-def xen(monkeypatch) -> Iterator[FakeXen]:
-    """With what serves flips here; test_display.py has both."""
-    fake = FakeXen()
-    fake.install(monkeypatch)
-    if loop.lib is not None:
-        fake.install_pump(monkeypatch)
-    monkeypatch.setattr(asyncio, "run", run_as_a_worker)
-    yield fake
-    fake.close()
 
 
 def painted(compositor, width: int, height: int, pixel: Callable[[int, int], bytes]):

@@ -50,17 +50,18 @@ class Claim:
             self._compositor.ivi_ids.discard(self._id)
 
     async def _run(self) -> None:
-        told, pause = "", _FIRST_PAUSE
+        before, told, pause = "", "", _FIRST_PAUSE
         while self._compositor.alive:
             obstacle = await self._obstacle()
             if not obstacle:
                 return self._given()
-            if obstacle != told:
+            if obstacle == before != told:  # not of what passes: the idle picture's window goes as this one comes
                 told = obstacle
                 values = {"remedy": _REMEDY} if obstacle in (_OURS, _OTHERS) else {}
                 log.error(
                     "screen isn't shown", extra=fields(title=self._title, ivi_id=self._id, reason=obstacle, **values)
                 )
+            before = obstacle
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LAST_PAUSE)
 
@@ -90,7 +91,8 @@ _NEEDED = ("wl_compositor", "ivi_application")
 
 
 class _Connection:
-    """As much of Wayland as the question needs; pywayland can have one connection in a process."""
+    """As much of Wayland as the question needs: when one of pywayland's connections ends, it forgets the objects of
+    all that a process has (WlRegistry.registry), and a connection that was refused ends."""
 
     def __init__(self, client: socket.socket) -> None:
         self._loop = asyncio.get_running_loop()
