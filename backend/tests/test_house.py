@@ -89,7 +89,7 @@ WAITS = {
     "worker/keeper.py": {"pause": "for the next compositor; meanwhile flips are answered without"},
     "worker/picture.py": {"deadline": "HIDDEN, or 1/hidden_flips_per_second"},
     "worker/presentation.py": {"seconds": "PRESENTED"},
-    "worker/window.py": {"limits.HIDDEN": "a window that isn't drawn is one that is hidden"},
+    "worker/window.py": {"seconds": "a window that isn't drawn is one that is hidden"},
     "worker/ports.py": {"delay": "STORM"},
     "worker/refresher.py": {"self._interval": "a guest that doesn't ask"},
     "worker/releases.py": {"end - loop.time()": "DESTROY, REPLACE or DISCONNECT", "self._pause": "LOOK_LAST"},

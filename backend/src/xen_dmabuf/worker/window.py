@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 forgive_dead_objects(WlSurface)  # it is on an output that is gone already
+_LOOKS = 3  # at a new window, whether it is drawn
 _TILED = range(5, 9)  # of xdg_toplevel.state: left, right, top, bottom
 
 
@@ -338,15 +339,25 @@ class Window:
         self._commit()
         self._compositor.flush()
         if self._toplevel is not None and self._undrawn is None:
-            self._undrawn = asyncio.get_running_loop().call_later(limits.HIDDEN, self._map_again)
+            self._look(1)
 
-    def _map_again(self) -> None:
-        """A new window that isn't drawn, once. The kiosk shell of Weston 14 puts one below its background: when a
-        connection with windows on two outputs ends, it keeps a pointer to the list of the second, and the next
-        window that is mapped there takes the first one with it out of sight.
+    def _look(self, number: int) -> None:
+        """Look later whether it is drawn, each time after twice as long."""
+        seconds = limits.HIDDEN * 2 ** (number - 1)
+        self._undrawn = asyncio.get_running_loop().call_later(seconds, self._map_again, number)
+
+    def _map_again(self, look: int) -> None:
+        """A new window that isn't drawn, while another one is, or after the last look. The kiosk shell of Weston 14
+        puts one below its background: when a connection with windows on two outputs ends, it keeps a pointer to the
+        list of the second, and the next window that is mapped there takes the first one with it out of sight. A
+        compositor that has drawn none is busy.
         """
         if self._picture.drawn or self.surface is None or self.surface.destroyed:
             return
+        if look < _LOOKS:
+            self._look(look + 1)
+            if not any(window.picture.drawn for window in self._compositor.windows):
+                return
         log.warning("window isn't drawn: it is mapped again", extra=fields(title=self._title))
         self.surface.attach(None, 0, 0)
         self.surface.commit()
