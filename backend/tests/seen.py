@@ -51,6 +51,7 @@ home-image={_ICONS}/home.png
 workspace-background-id=2001
 workspace-background-color=0x99000000
 """
+_STARTING = "wayland-starting"
 PANEL = 70
 """Lines at the lower edge that hmi-controller keeps for itself."""
 
@@ -78,14 +79,15 @@ class Seen(Weston):
                     f"--width={WIDTH}",
                     f"--height={HEIGHT}",
                     "--no-input",  # a pointer would be drawn
-                    "--socket=wayland-test",
+                    f"--socket={_STARTING}",
                 ],
                 env=os.environ | {"XDG_RUNTIME_DIR": str(self.directory), "DISPLAY": display},
                 stdout=log,
                 stderr=log,
             )
-        wait_until(self._answers, f"Weston's socket, see {self.directory}/weston.log", 30)
         wait_until(self._drawn, f"Weston's shell, see {self.directory}/weston.log", 30)
+        # hmi-controller lays out nothing that came before it was ready, until the next surface comes
+        os.rename(self.directory / _STARTING, self.socket)
 
     def _start_x(self) -> str:
         reading, writing = os.pipe()
