@@ -2,6 +2,7 @@
 """What `make layer-build` refuses before it starts, and how it reads bitbake. Nothing is built here."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from oe_trees import MACHINES, RELEASES, ROOT, compose, kas_files
 from testbed import cache, layerdemo, oetrees
 from testbed.errors import TestbedError
 from testbed.layerbuild import bitbake, buildroot, recipes, run, sysroot
+from testbed.layerbuild.folder import HOST_LAYER
 
 BITBAKE = {"wrynose": "2.18.0", "scarthgap": "2.8.1"}
 
@@ -150,6 +152,21 @@ def test_every_recipe_is_built_but_images():
     assert {"xen-dmabuf-boot"} == {recipe.name for recipe in recipes.of_board()}
     assert [recipe.name for recipe in recipes.of_board() if recipe.has_packages] == []
     assert all(recipe.has_packages for recipe in recipes.of_layer())
+
+
+def test_every_dependency_is_built_or_has_an_empty_package():
+    """What an image takes from OpenEmbedded; bitbake refuses to begin without one of them."""
+    assignment = re.compile(r'^(?:R(?:DEPENDS|RECOMMENDS):\S+ \+?|DEBIAN_EMPTY )= "((?:[^"\\]|\\.|\\\n)*)"', re.M)
+
+    def words(file):
+        blocks = assignment.findall(file.read_text(encoding="utf-8"))
+        return {word for block in blocks for word in block.split() if re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", word)}
+
+    wanted = {word for recipe in recipes.of_layer() for word in words(recipe.file)}
+    empty = words(HOST_LAYER / "recipes-debian/debian-sysroot/debian-sysroot_1.0.bb")
+    built = tuple(recipe.name for recipe in recipes.of_layer())
+    assert "python3-core" in wanted & empty
+    assert {name for name in wanted - empty if not name.startswith((*built, "weston-init"))} == set()
 
 
 @pytest.mark.parametrize("name", ["layer-build", "layer-demo"])

@@ -75,8 +75,8 @@ sysroot_stage_all:append() {
 
 DEBIAN_EMPTY = "\
     base-files base-passwd bash-completion kbd libatomic libgbm kernel-module-bridge ptest-runner python3-asyncio python3-cffi python3-core python3-ctypes python3-fcntl \
-    python3-hypothesis python3-io python3-json python3-logging python3-math python3-mmap python3-multiprocessing python3-pytest \
-    python3-resource python3-shell python3-systemd python3-terminal python3-tomllib python3-unittest-automake-output python3-xml shadow systemd weston weston-examples \
+    python3-hypothesis python3-io python3-json python3-logging python3-math python3-mmap python3-multiprocessing python3-numbers python3-pickle \
+    python3-pytest python3-resource python3-shell python3-systemd python3-terminal python3-tomllib python3-unittest-automake-output python3-xml shadow systemd weston weston-examples \
     weston-xwayland xen-tools-python xen-tools-scripts-block xen-tools-scripts-network xen-tools-xencommons \
     xen-tools-xendomains xen-tools-xl \
 "
