@@ -4,7 +4,7 @@
 import re
 import shlex
 
-from oeqa.runtime.xen_dmabuf.case import XenDmabufUnnoticedCase
+from oeqa.runtime.xen_dmabuf.case import IN_TIME, XenDmabufUnnoticedCase
 from oeqa.runtime.xen_dmabuf.crash import hold_create, hold_destroy
 from oeqa.runtime.xen_dmabuf.dom0 import SERVICE, WORKERS, poll
 
@@ -14,7 +14,6 @@ SILENT_SECONDS = 150
 CHURN, KILLS = "/run/churn", 5
 # of a worker that goes on, the last of these is said when it can answer every request
 WHOLE = ("goes on from", "compositor connected", "GPU chosen")
-IN_TIME = 2.5
 # Every file of the package becomes another one under its name, one after the other, as any package manager does it.
 _UNPACK = f"""
 modules=$(cd / && python3 -Ic 'import os, xen_dmabuf; print(os.path.dirname(xen_dmabuf.__file__))') || exit 1
@@ -35,34 +34,28 @@ done
 
 class XenDmabufBackendTest(XenDmabufUnnoticedCase):
     def test_while_shown_and_idle_worker_killed(self):
-        self.one.screens("hold")
-        self.goes_on(f"kill -9 {self.one.worker()}")
+        self.goes_on("kill -9 $worker", "hold")
 
     def test_while_flipping_worker_killed(self):
-        self.one.screens("run")
-        self.goes_on(f"kill -9 {self.one.worker()}")
+        self.goes_on("kill -9 $worker")
         self.quick_again(self.one.unit)
 
     def test_whole_unit_killed_while_flipping(self):
-        self.one.screens("run")
         self.goes_on(f"systemctl kill -s KILL {self.one.unit}")
 
     def test_worker_restarted_while_flipping(self):
-        self.one.screens("run")
         self.goes_on(f"systemctl restart {self.one.unit}")
 
     def test_both_restarted_while_flipping(self):
         """As an upgrade of the package does."""
-        self.one.screens("run")
         self.goes_on(f"systemctl daemon-reload; systemctl restart {SERVICE} {self.one.unit}")
 
     def test_package_unpacked_while_flipping(self):
         """An upgrade that takes its time: the service is stopped, the files are exchanged, all is started again."""
-        self.one.screens("run")
         self.goes_on(
             f"systemctl stop {SERVICE}; {_UNPACK.format(unit=self.one.unit)}systemctl daemon-reload; "
             f"systemctl start {SERVICE}; systemctl restart {self.one.unit}",
-            120,
+            timeout=120,
         )
 
     def test_grants_stay_mapped_without_a_worker(self):
@@ -88,12 +81,11 @@ class XenDmabufBackendTest(XenDmabufUnnoticedCase):
 
     def test_everything_in_the_unit_ends_with_it(self):
         """Also a process that a worker that was taken over has left, which doesn't end when it is asked to."""
-        self.one.screens("hold")
         group = self.dom0.run(f"systemctl show -P ControlGroup {self.one.unit}")
         stray = self.dom0.run("(trap '' TERM; exec sleep 600) < /dev/null > /dev/null 2>&1 & echo $!")
         self.addCleanup(self.dom0.try_run, f"kill -9 {stray}")
         self.dom0.run(f"echo {stray} > {shlex.quote(f'/sys/fs/cgroup{group}/cgroup.procs')}")
-        self.goes_on(f"kill -9 {self.one.worker()}")
+        self.goes_on("kill -9 $worker", "hold")
         self.assertNotEqual(self.dom0.try_run(f"test -e /proc/{stray}")[0], 0, "what the worker left lives on")
 
     def test_a_state_that_is_none_leads_to_a_new_beginning(self):
@@ -148,9 +140,8 @@ class XenDmabufBackendTest(XenDmabufUnnoticedCase):
     def test_while_the_compositor_holds_its_buffer_worker_killed(self):
         """Weston is stopped, so it keeps the buffer beyond the worker's life."""
         weston = self.dom0.main_pid("weston")
-        self.one.screens("run")
         self.addCleanup(self.dom0.try_run, f"kill -CONT {weston}")
-        self.goes_on(f"kill -STOP {weston}; kill -9 {self.one.worker()}; kill -CONT {weston}")
+        self.goes_on(f"kill -STOP {weston}; kill -9 $worker; kill -CONT {weston}")
 
     def test_pages_that_the_compositor_still_holds_stay_accounted(self):
         """A stopped Weston keeps the buffers: their pages stay granted and counted until it lets go."""

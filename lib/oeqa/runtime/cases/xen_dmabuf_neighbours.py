@@ -70,8 +70,10 @@ class XenDmabufNeighboursTest(XenDmabufUnnoticedCase, XenDmabufWitnessedCase):
         self.both_flip()
         program, flips = self.witness.program(), self.witness.flips()
         eats = f"echo $$ > {processes} && exec dd if=/dev/zero of=/dev/null bs={MORE} count=1"
-        self.dom0.run(f"[ ! -e {swap} ] || echo 0 > {swap}")
-        self.goes_on(f"echo {LIMIT} > {limit} && sh -c {shlex.quote(eats)}; [ $? = {KILLED} ] || exit 1")
+        self.goes_on(
+            f"[ ! -e {swap} ] || echo 0 > {swap}; echo {LIMIT} > {limit} && "
+            f"sh -c {shlex.quote(eats)}; [ $? = {KILLED} ] || exit 1"
+        )
         self.assertIn("oom-kill", self.dom0.run(f"journalctl -q -o cat -u {self.one.unit}"))
         self.witness.screens("hold")
         self.assert_witness_flips(flips)
@@ -118,7 +120,7 @@ class XenDmabufNeighboursTest(XenDmabufUnnoticedCase, XenDmabufWitnessedCase):
         self.addCleanup(self.dom0.run, f"kill -CONT {pid} || true; systemctl start {sockets} {JOURNALD}")
         self.both_flip()
         self.dom0.run(f"kill -STOP {pid}; python3 -Ic {shlex.quote(FILL)}")
-        self.goes_on(f"kill -9 {self.one.worker()}")  # successor and supervisor say it
+        self.goes_on("kill -9 $worker")  # successor and supervisor say it
         self.both_flip()
         self.both_go_on()
 

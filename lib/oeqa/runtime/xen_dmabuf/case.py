@@ -21,11 +21,17 @@ if TYPE_CHECKING:
 # A dead domain's last pages come back from Xen's idle loop; Dom0's caches and slabs breathe.
 XEN_SLACK_MIB = 4
 DOM0_SLACK_MIB = 24
-SHOWN_SECONDS = 20
+SHOWN_SECONDS = 60
+# from a worker's end to the answers that its frontend waits 3 s for
+IN_TIME, TRIES = 2.5, 3
 HOSTILE = "/usr/lib/xen-dmabuf-backend/ptest/tests"
 _TAP, _ENDED = "/tmp/hostile.tap", "/tmp/hostile.status"
 # where Dom0 has two kernels for DomUs, this is the one with the guest's series
 GUEST_KERNEL = "/var/lib/xen/images/domu-kernel-guest"
+
+
+class Noticed(AssertionError):
+    """A DomU has noticed what happened to its worker."""
 
 
 class XenDmabufCase(OERuntimeTestCase):
@@ -218,7 +224,7 @@ class XenDmabufUnnoticedCase(XenDmabufCase):
 
     def unnoticed(self, command: str, timeout: float = 60) -> None:
         """Run a command that ends processes of the backend: another worker, or the same where ``command`` spares it,
-        goes on, and the DomU's program doesn't notice."""
+        goes on, and the DomU's program doesn't notice, or this raises Noticed."""
         before, flips = self.noticed(), self.one.flips("flips_requested")
         self.dom0.run(command, timeout)
         self.dom0.wait_for_services()
@@ -226,16 +232,55 @@ class XenDmabufUnnoticedCase(XenDmabufCase):
         poll(lambda: (self.one.backend() or {})["compositor"], 60, "the worker's compositor")
         self.assert_flips(self.one)
         self.assertGreater(self.one.flips("flips_requested"), flips, "the counters go on")
-        self.assertEqual(self.noticed(), before, "the DomU's program, what was said in XenStore")
-        self.assertEqual(self.one.plugged(), ["connected"], "its screen: no flip was answered too late")
+        seen, plugged = self.noticed(), self.one.plugged()
+        if (seen, plugged) != (before, ["connected"]):
+            raise Noticed(
+                f"the DomU's program and what was said in XenStore: {before}, afterwards {seen}; its screen: {plugged}"
+            )
 
-    def goes_on(self, command: str, timeout: float = 60) -> None:
-        """The same for a command after which another worker must be there; not one grant more than before."""
-        old = self.one.worker()
-        grants = self.dom0.grants(self.one.domid)
-        self.unnoticed(f"{command}; while [ -e /proc/{old} ]; do sleep 0.05; done", timeout)
+    def goes_on(self, command: str, mode: str = "run", timeout: float = 60) -> None:
+        """The same for a command after which another worker must be there; not one grant more than before.
+
+        The pattern is in ``mode``, and ``$worker`` is the process, whenever the command is run: a machine on which
+        flips were answered later than IN_TIME says nothing of what a frontend that waits 3 s notices, so there it is
+        done again. SkipTest after TRIES. That a start costs no more than it did is for a clock that counts
+        instructions to say (`make flip-bench`).
+        """
+        late: list[str] = []
+        while len(late) < TRIES:
+            self.one.screens(mode)
+            old, grants = self.one.worker(), self.dom0.grants(self.one.domid)
+            try:
+                self.unnoticed(f"worker={old}; {command}; while [ -e /proc/$worker ]; do sleep 0.05; done", timeout)
+            except Noticed as error:
+                took = self.one.interruption()
+                said = f"flips were answered {took:.1f} s after the last worker's end: {error}"
+                if took <= IN_TIME:
+                    raise AssertionError(said) from error
+                print(f"too late for a frontend, {said}", flush=True)
+                late.append(f"{took:.1f}")
+                self.plug_again()
+            else:
+                self.assert_replaced(old, grants)
+                return
+        self.skipTest(
+            f"this machine is too slow to say: flips were answered {', '.join(late)} s after the last worker's end, "
+            "and a frontend waits 3 s"
+        )
+
+    def assert_replaced(self, old: int, grants: int) -> None:
+        """Another worker than process ``old`` is there, and ``grants`` are mapped."""
         self.assertNotEqual(self.one.worker(), old, "the worker was not replaced")
         poll(lambda: self.dom0.grants(self.one.domid) == grants, 30, "as many grants as before")
+
+    def plug_again(self) -> None:
+        """Mainline's driver keeps a screen unplugged that it took for it: begin with another device of it."""
+        self.one.end_pattern()
+        self.one.unbind()
+        self.one.bind()
+        self.one.resume_pattern()
+        self.one.wait_for_pattern()
+        poll(self.one.buffers, 60, "the DomU's buffers in the backend")
 
     def spared(self, command: str) -> None:
         """The same for a command that the worker survives."""

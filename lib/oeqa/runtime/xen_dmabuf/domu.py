@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 
 from .dom0 import CONFIGURATION, PAGE, found
@@ -215,6 +216,17 @@ class DomU:
         status, output = self.dom0.ask("worker", seconds, self.domid, old, timeout=seconds + 30)
         if status:
             raise AssertionError(f"{self.name}: another worker than {old}: {output}")
+
+    def interruption(self) -> float:
+        """Seconds from the end of its last worker, as systemd saw it, until the present one had answered the flips that
+        were open: it says when, or, where none was, it served from the end of its start on."""
+        times = ("ActiveExitTimestampMonotonic", "ExecMainStartTimestampMonotonic", "ActiveEnterTimestampMonotonic")
+        asked = self.dom0.run(f"systemctl show {self.unit} -p {','.join(times)},MainPID")
+        values = dict(line.split("=", 1) for line in asked.split())
+        ended, began, served = (int(values[name]) / 1e6 for name in times)
+        log = self.dom0.run(f"journalctl -q -o cat _PID={values['MainPID']}")
+        answered = re.search(r"flips of the last process answered .*after=\"?([\d.]+) s", log)
+        return (began + float(answered[1]) if answered else served) - ended
 
     def buffers(self) -> list[Json]:
         """Its display buffers as the backend has them."""
