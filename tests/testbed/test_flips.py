@@ -51,7 +51,6 @@ def test_every_counted_flip_was_shown(measured, row):
 
 @pytest.mark.parametrize("row", MEASURED)
 def test_a_held_picture_wakes_nobody(measured, row):
-    """But for systemd's watchdog, which hears of each process three times a minute, and the supervisor's thread, which
-    asks its loop as often; a picture that woke anybody would do so each second."""
+    """In the quietest of some spans of seconds: what systemd's watchdog hears isn't in each of them."""
     woken = measured[row].seen.idle.wakeups
-    assert woken["weston"] == 0 and woken["worker"] <= 1 and woken["supervisor"] <= 3
+    assert (woken["weston"], woken["worker"], woken["supervisor"]) == (0, 0, 0)
