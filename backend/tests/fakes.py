@@ -40,13 +40,14 @@ class Weston:
         self._options = options
         self._process: subprocess.Popen | None = None
 
-    def _version(self) -> int:
+    @property
+    def version(self) -> int:
         text = subprocess.run(["weston", "--version"], capture_output=True, text=True, check=True)
         return int(text.stdout.split()[1].split(".")[0])
 
     def start(self) -> None:
-        renderer = ("--renderer=pixman",) if self._version() >= 13 else ("--use-pixman",)
-        backend = "headless" if self._version() >= 13 else "headless-backend.so"
+        renderer = ("--renderer=pixman",) if self.version >= 13 else ("--use-pixman",)
+        backend = "headless" if self.version >= 13 else "headless-backend.so"
         with open(self.directory / "weston.log", "ab") as log:
             self._process = subprocess.Popen(
                 [

@@ -58,8 +58,8 @@ class Desk(Weston):
             self._process = subprocess.Popen(
                 [
                     "weston",
-                    "--backend=x11" if self._version() >= 13 else "--backend=x11-backend.so",
-                    "--renderer=pixman" if self._version() >= 13 else "--use-pixman",
+                    "--backend=x11" if self.version >= 13 else "--backend=x11-backend.so",
+                    "--renderer=pixman" if self.version >= 13 else "--use-pixman",
                     f"--config={config}",
                     "--shell=kiosk-shell.so",
                     "--output-count=2",

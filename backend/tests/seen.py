@@ -68,7 +68,7 @@ class Seen(Weston):
         display = self._start_x()
         config = self.directory / "weston.ini"
         config.write_text(self._config)
-        new = self._version() >= 13
+        new = self.version >= 13
         options = "--backend=x11" if new else "--backend=x11-backend.so", "--renderer=pixman" if new else "--use-pixman"
         with open(self.directory / "weston.log", "ab") as log:
             self._process = subprocess.Popen(

@@ -51,7 +51,7 @@ def test_one_window_whatever_the_guest_shows(xen, weston):
 def test_a_new_window_that_is_not_drawn_is_mapped_again(weston, blind, monkeypatch, caplog, drawn, times):
     """Each time that it is looked at while the compositor draws another one, else once, after the last look.
 
-    The kiosk shell of Weston 14 loses one: test_outputs.py and, with that Weston here, test_seat.py have it."""
+    The kiosk shell of Weston 14 loses one, drawn or not: test_outputs.py has it, and test_seat.py."""
     monkeypatch.setattr(limits, "HIDDEN", 0.2)
 
     def mapped():
@@ -68,7 +68,7 @@ def test_a_new_window_that_is_not_drawn_is_mapped_again(weston, blind, monkeypat
                 other._picture.drawn = True
             before, picture = window._toplevel, image(compositor, 64, 48)
             clock = asyncio.get_running_loop().time
-            await until(lambda: window._undrawn.when() <= clock() and mapped() >= times, "the looks at it")
+            await until(lambda: window._looking.when() <= clock() and mapped() >= times, "the looks at it")
             window.present(picture, Crop(0, 0, 64, 48), None)
             for _ in range(3):
                 await compositor._sync()

@@ -104,7 +104,7 @@ class Picture:
         self._callbacks: list[Callback] = []
         self.hidden = False
         self.drawn = False
-        """Whether the compositor has ever drawn it."""
+        """Whether the compositor has drawn it since it was asked."""
 
     # -- what the window does
 
@@ -160,6 +160,16 @@ class Picture:
             if self._next:
                 self._commit(*self._next)
             await self.presentation.reach(self._surface, self._commit_again, seconds)
+
+    def ask(self) -> None:
+        """``drawn`` is what the compositor says from now on."""
+        self.drawn = False
+        if self._shown and self._shown[0].lane:
+            self._shown[0].lane.resume()
+        if self._shown is None or self._callbacks or not self._alive():
+            return
+        self._callbacks.append(self._frames.callback(self._loop.time()))
+        self._commit_again()
 
     def _commit_again(self) -> None:
         if self._alive():

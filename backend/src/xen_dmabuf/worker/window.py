@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 forgive_dead_objects(WlSurface)  # it is on an output that is gone already
-_LOOKS = 3  # at a new window, whether it is drawn
+_LOOKS = 3  # at windows after one was mapped, whether they are drawn
 _TILED = range(5, 9)  # of xdg_toplevel.state: left, right, top, bottom
 
 
@@ -68,13 +68,13 @@ class Window:
         self._title, self._app_id = title, app_id
         self._content = size
         self._wish: Size = layout.NO_LIMIT
-        self._must = False
+        self._must = self._fullscreen = False
         self._configured = False
         self._area: Size = layout.NO_LIMIT
         self._bounds: Size = layout.NO_LIMIT
         self._asked: str | None = None
         self._entered = ""
-        self._undrawn: asyncio.TimerHandle | None = None
+        self._looking: asyncio.TimerHandle | None = None
         self.surface: Proxy = compositor.bound("wl_compositor").create_surface()
         """The surface that gets input; None once destroyed."""
         self.surface.dispatcher["enter"] = self._on_enter
@@ -200,8 +200,8 @@ class Window:
     def destroy(self) -> None:
         """Unmap and remove the window; nobody is answered any more."""
         self._compositor.windows.discard(self)
-        if self._undrawn:
-            self._undrawn.cancel()
+        if self._looking:
+            self._looking.cancel()
         self._give_up()
         self._picture.destroy()
         if self.surface is not None and not self.surface.destroyed:
@@ -304,6 +304,7 @@ class Window:
         numbers = {number for (number,) in entries("<I", states)}
         state = XdgToplevel.state
         self._must = bool(numbers & {state.maximized.value, state.fullscreen.value, *_TILED})
+        self._fullscreen = state.fullscreen.value in numbers
 
     def _on_bounds(self, _toplevel: Proxy, width: int, height: int) -> None:
         self._bounds = layout.bounded(width, height)
@@ -338,19 +339,29 @@ class Window:
         self._picture.ready()
         self._commit()
         self._compositor.flush()
-        if self._toplevel is not None and self._undrawn is None:
+        if self._toplevel is not None and self._looking is None:
+            self._look(1)
+            for window in self._compositor.windows - {self}:
+                window.another_is_mapped()
+
+    def another_is_mapped(self) -> None:
+        """Ask whether this one is drawn still; one that doesn't fill its output may be covered by then."""
+        if self._fullscreen and self._picture.drawn and not self._picture.hidden:
+            self._picture.ask()
             self._look(1)
 
     def _look(self, number: int) -> None:
         """Look later whether it is drawn, each time after twice as long."""
+        if self._looking:
+            self._looking.cancel()
         seconds = limits.HIDDEN * 2 ** (number - 1)
-        self._undrawn = asyncio.get_running_loop().call_later(seconds, self._map_again, number)
+        self._looking = asyncio.get_running_loop().call_later(seconds, self._map_again, number)
 
     def _map_again(self, look: int) -> None:
-        """A new window that isn't drawn, while another one is, or after the last look. The kiosk shell of Weston 14
-        puts one below its background: when a connection with windows on two outputs ends, it keeps a pointer to the
-        list of the second, and the next window that is mapped there takes the first one with it out of sight. A
-        compositor that has drawn none is busy.
+        """Where it isn't drawn, while another window is, or after the last look. The kiosk shell of Weston 14 puts one
+        below its background: when a connection with windows on two outputs ends, it keeps a pointer to the list of
+        the second, and the next window that is mapped there takes the first one with it out of sight, drawn or not.
+        A compositor that draws none is busy.
         """
         if self._picture.drawn or self.surface is None or self.surface.destroyed:
             return
@@ -364,7 +375,8 @@ class Window:
         self._toplevel.destroy()
         self._xdg_surface.destroy()
         self._configured, self._asked = False, None
-        self._wish, self._must, self._area = layout.NO_LIMIT, False, layout.NO_LIMIT
+        self._wish = self._area = layout.NO_LIMIT
+        self._must = self._fullscreen = False
         self._role()
 
     def _on_enter(self, _surface: Proxy, output: Proxy) -> None:
