@@ -82,6 +82,23 @@ def test_a_new_window_that_is_not_drawn_is_mapped_again(weston, blind, monkeypat
     assert mapped() == times
 
 
+def test_what_was_drawn_before_is_no_answer(weston):
+    async def run():
+        async with connected(weston.socket) as (compositor, _lost):
+            window = open_window(compositor)
+            shown = window.picture
+            await until(lambda: shown.drawn and not shown.waits_for_frame, "the window")
+            shown.present(image(compositor, 64, 48), Crop(0, 0, 64, 48), None, False)
+            shown.ask()
+            before, _answer = shown._callbacks
+            shown._on_frame(before)
+            assert not shown.drawn
+            await until(lambda: shown.drawn, "the answer")
+            window.destroy()
+
+    asyncio.run(run())
+
+
 def test_what_is_drawn_without_flips_is_shown(xen, weston):
     """One buffer, SET_CONFIG, then drawing by mmap: mainline has no request for that."""
 

@@ -105,6 +105,7 @@ class Picture:
         self.hidden = False
         self.drawn = False
         """Whether the compositor has drawn it since it was asked."""
+        self._asked: Callback | None = None
 
     # -- what the window does
 
@@ -162,13 +163,14 @@ class Picture:
             await self.presentation.reach(self._surface, self._commit_again, seconds)
 
     def ask(self) -> None:
-        """``drawn`` is what the compositor says from now on."""
+        """``drawn`` is what the compositor says from now on; what it said already may be under way."""
         self.drawn = False
-        if self._shown and self._shown[0].lane:
-            self._shown[0].lane.resume()
-        if self._shown is None or self._callbacks or not self._alive():
+        if self._shown is None or not self._alive():
             return
-        self._callbacks.append(self._frames.callback(self._loop.time()))
+        if self._shown[0].lane:
+            self._shown[0].lane.resume()
+        self._asked = self._frames.callback(self._loop.time())
+        self._callbacks.append(self._asked)
         self._commit_again()
 
     def _commit_again(self) -> None:
@@ -286,8 +288,9 @@ class Picture:
     def _on_frame(self, callback: Callback) -> None:
         # what was committed earlier was drawn, too, or replaced: Weston answers the newest commit of a
         # repaint first
-        self.drawn = True
         position = self._callbacks.index(callback)
+        if self._asked is None or self._asked in self._callbacks[: position + 1]:
+            self.drawn, self._asked = True, None
         for earlier in self._callbacks[:position]:
             self._frames.forget(earlier)
         del self._callbacks[: position + 1]

@@ -346,7 +346,7 @@ class Window:
 
     def another_is_mapped(self) -> None:
         """Ask whether this one is drawn still; one that doesn't fill its output may be covered by then."""
-        if self._fullscreen and self._picture.drawn and not self._picture.hidden:
+        if self._fullscreen and not self._picture.hidden:
             self._picture.ask()
             self._look(1)
 
