@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import enum
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 from .. import process
@@ -55,6 +57,8 @@ def from_clones(folder: Folder) -> str:
     version, metadata = _version(linux), _git(cache, "rev-parse", "HEAD")
     say(f"{folder.name}: Linux {version} and the kernel's metadata of OE_SOURCES, not the recipe's commits")
     urls = {f"{linux.name}.git": linux, cache.name: cache, f"{tools.name}.git": tools}
+    for url, clone in urls.items():
+        _forget(folder.path / "downloads/git2", url, _git(clone, "rev-parse", "HEAD"))
     mirrors = " ".join(f"{HOST}/{url} git://{inside / clone.name};protocol=file" for url, clone in urls.items())
     # meta-virtualization's recipe of the same metadata; wrynose's has the line in its name
     fragments = (f"yocto-cfg-fragments{end}-native" for end in ("", f"-{version.rpartition('.')[0]}"))
@@ -67,6 +71,19 @@ def from_clones(folder: Folder) -> str:
         + "".join(f'SRCREV:pn-{name}:forcevariable = "{metadata}"\n' for name in fragments)
         + f'SRCREV:pn-kern-tools-native:forcevariable = "{_git(tools, "rev-parse", "HEAD")}"\n'
     )
+
+
+def _forget(downloads: Path, url: str, commit: str) -> None:
+    """Remove bitbake's copy of a repository without that commit: it asks no mirror for what it has in part."""
+    link = downloads / f"{HOST.removeprefix('git://')}.{url}"
+    if not link.is_symlink():
+        return
+    copy = downloads / link.readlink().name  # absolute, as bitbake sees it
+    there = ["git", "-c", "safe.directory=*", "-C", str(copy), "cat-file", "-e", commit]
+    if subprocess.run(there, capture_output=True, check=False).returncode:
+        say(f'{url} is another one by now: "{copy}" is fetched again')
+        link.unlink()
+        shutil.rmtree(copy, ignore_errors=True)
 
 
 def _git(clone: Path, *words: str) -> str:

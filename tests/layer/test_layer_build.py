@@ -15,7 +15,7 @@ from oe_trees import MACHINES, RELEASES, ROOT, compose, kas_files
 
 from testbed import cache, layerdemo, oetrees
 from testbed.errors import TestbedError
-from testbed.layerbuild import bitbake, buildroot, recipes, run, sysroot
+from testbed.layerbuild import bitbake, buildroot, kernel, recipes, run, sysroot
 from testbed.layerbuild.folder import HOST_LAYER
 
 BITBAKE = {"wrynose": "2.18.0", "scarthgap": "2.8.1"}
@@ -167,6 +167,21 @@ def test_every_dependency_is_built_or_has_an_empty_package():
     built = tuple(recipe.name for recipe in recipes.of_layer())
     assert "python3-core" in wanted & empty
     assert {name for name in wanted - empty if not name.startswith((*built, "weston-init"))} == set()
+
+
+@pytest.mark.parametrize("updated", [False, True])
+def test_a_repository_that_got_another_commit_is_fetched_again(tmp_path, updated):
+    """bitbake would look for it in the network only."""
+    git = "git", "-C", str(tmp_path / "copy")
+    subprocess.run(["git", "init", "-q", str(tmp_path / "copy")], check=True)
+    who = "-c", "user.name=a", "-c", "user.email=a@b"
+    subprocess.run([*git, *who, "commit", "-q", "--allow-empty", "-m", "a"], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    link = tmp_path / "git.yoctoproject.org.linux-yocto.git"
+    link.symlink_to("/nowhere/downloads/copy")
+    kernel._forget(tmp_path, "linux-yocto.git", "f" * 40 if updated else commit)
+    kernel._forget(tmp_path, "never-fetched.git", commit)
+    assert link.is_symlink() == (tmp_path / "copy").exists() == (not updated)
 
 
 @pytest.mark.parametrize("name", ["layer-build", "layer-demo"])
