@@ -22,6 +22,10 @@ _FETCH = re.compile(
     r"(?P<task>\S+ do_fetch): .*(?:Fetcher failure|Fetcher Error|FetchError|Unable to fetch|Network access disabled)"
     r".*?(?P<url>\b(?:https?|git|file)://[^\s'\";]+)"
 )
+# What apt and dpkg say of packages that can't be in one image.
+_CLASH = re.compile(
+    r"^ (\S+ : (?:Breaks|Conflicts|Depends): .+)$|(trying to overwrite '[^']+', which is also in package \S+)", re.M
+)
 
 
 @dataclass
@@ -117,6 +121,10 @@ def explained(name: str, text: str, log: Path) -> str:
             f"{name}: {fetched['task']} can't fetch {fetched['url']}; is the network there? "
             f'Else put it into a folder and set OE_SOURCES to that, see docs/testing.md. All of it: "{log}"'
         )
+    task, install, _ = first.partition(": Unable to install packages")
+    if install and (clash := _CLASH.search(text)):
+        remedy = "mend RCONFLICTS, RDEPENDS or FILES of one of them, or IMAGE_INSTALL"
+        return f'{name}: {task}: {clash[1] or clash[2]}; {remedy}. All of it: "{log}"'
     if "Please use a umask" in text or "Do not use Bitbake as root" in text:
         return f'{name}: the build root is spoiled; run "make clean-cache". All of it: "{log}"'
     return f'{name}: {first[:LONGEST]} All of it: "{log}"'

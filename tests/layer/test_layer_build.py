@@ -295,6 +295,18 @@ def test_an_end_without_a_summary_is_no_success():
             "'https://files.example.com/b.tar.gz')\n",
             "b-1.0-r0 do_fetch can't fetch https://files.example.com/b.tar.gz; is the network there?",
         ),
+        (
+            "ERROR: i-1.0-r0 do_rootfs: Unable to install packages. Command 'apt-get install' returned 100:\n"
+            "The following packages have unmet dependencies:\n"
+            " w-dom0 : Conflicts: w-domu but 1.0-r0 is to be installed\n",
+            "i-1.0-r0 do_rootfs: w-dom0 : Conflicts: w-domu but 1.0-r0 is to be installed; mend RCONFLICTS",
+        ),
+        (
+            "ERROR: i-1.0-r0 do_rootfs: Unable to install packages. Command 'apt-get install' returned 100:\n"
+            "dpkg: error processing archive a.deb (--unpack):\n"
+            " trying to overwrite '/etc/a', which is also in package b 1.0\n",
+            "i-1.0-r0 do_rootfs: trying to overwrite '/etc/a', which is also in package b; mend RCONFLICTS",
+        ),
         ("ERROR: a do_compile: x\nsh: write error: No space left on device\n", "free about"),
         ("ERROR: a do_compile: oe_runmake failed\nERROR: b\n", "a do_compile: oe_runmake failed"),
         ("", "it said nothing"),
