@@ -27,7 +27,7 @@ help:
 	@echo "make kernel-bench   time the ways to map grants side by side: build/kernel-bench/bench.md"
 	@echo "make flip-bench     count what a page flip costs: build/flip-bench/bench.md; [ROWS=\"map-gl-640x480...\"] [DOCS=1] [AGAIN=1]"
 	@echo "make input-bench    time input events on their way to a DomU, and what input costs: build/input-bench/bench.md"
-	@echo "make layer-build    real bitbake builds the layer's recipes: OE_TREES=folder [RELEASES=wrynose] [KERNEL=none|checked|compiled] [OE_SOURCES=folder]"
+	@echo "make layer-build    real bitbake builds the layer's recipes and images: OE_TREES=folder [RELEASES=wrynose] [KERNEL=none|checked|compiled] [OE_SOURCES=folder]"
 	@echo "make layer-demo     the same, then make demo with these packages: OE_TREES=folder [RELEASE=wrynose] [OE_SOURCES=folder]"
 	@echo "make oe-check       heavy checks of the layer with OE_TREES=folder of the trees"
 	@echo "make clean          remove build/; make clean-cache removes the testbed's cache"

@@ -102,7 +102,7 @@ COMMANDS = {
     "view": (_view, "boot a kiosk with a guest's desktop, to sit down and use: in a window, else by VNC"),
     "shell": (_shell, "boot, print how to reach Dom0 by SSH, wait"),
     "oe-test": (_oe_test, "run the image tests by oe-core's own oe-test against the testbed's Dom0"),
-    "layer-build": (_layer_build, "build the layer's recipes by real bitbake; writes build/layer-build"),
+    "layer-build": (_layer_build, "build the layer's recipes and images by real bitbake; writes build/layer-build"),
     "layer-demo": (_layer_demo, "build them, and show the main job with these packages; writes build/layer-demo"),
     "host-packages": (_host_packages, "install the Debian packages that the testbed and all tests need (root)"),
     "clean-cache": (_clean_cache, "remove the cache folder"),

@@ -24,7 +24,7 @@ def play(trees: str, release: str, sources: str, output: Path) -> int:
     busy = f'another "make layer-demo" works in "{output}"; wait until it has ended, or take another clone'
     with cache.locked(f"layer-demo-{here}", busy):
         built = output / "build"
-        warned = run.run(run.Wanted(trees, [release], sources, kernel.Until.NONE), built)
+        warned = run.run(run.Wanted(trees, [release], sources, kernel.Until.NONE, images=False), built)
         product = Packages(built / release / MACHINE / "packages")
         for line in product.origin:
             say(line)

@@ -21,10 +21,11 @@ PSEUDO_SUITE = "sid"
 
 # What bitbake, oe-core's classes and linux-yocto call on the host.
 TOOLS = """
-    bash bc bison build-essential bzip2 ca-certificates chrpath cpio device-tree-compiler diffstat file flex gawk git
-    iproute2 kmod libdw-dev libelf-dev libncurses-dev libssl-dev libwayland-bin libwayland-dev locales lz4 meson
-    ninja-build openssl passwd patch perl pkgconf procps python3 python3-build python3-cffi python3-installer
-    python3-setuptools python3-wheel quilt rpcsvc-proto rpm rsync texinfo u-boot-tools unzip wget xz-utils zstd
+    apt apt-utils bash bc bison build-essential bzip2 ca-certificates chrpath cpio device-tree-compiler diffstat
+    e2fsprogs file flex gawk git iproute2 kmod libdw-dev libelf-dev libncurses-dev libssl-dev libwayland-bin
+    libwayland-dev locales lz4 meson ninja-build openssl passwd patch perl pkgconf procps python3 python3-build
+    python3-cffi python3-installer python3-setuptools python3-wheel quilt rpcsvc-proto rpm rsync systemd texinfo
+    u-boot-tools unzip wget xz-utils zstd
 """
 FROM_OTHER_SUITE = ("pseudo", "libpseudo")
 CROSS = "crossbuild-essential-arm64"

@@ -12,7 +12,7 @@ from ..errors import TestbedError
 
 BOARD = "dynamic-layers/freescale-layer"
 IMAGES = "recipes-core/images"
-"""Not built: an image needs all of OpenEmbedded's packages."""
+"""Built by images.py, of these recipes' packages."""
 
 
 @dataclass(frozen=True)

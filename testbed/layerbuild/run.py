@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``make layer-build``: each release's recipes from do_fetch to packages, and the kernel's checked options."""
+"""``make layer-build``: each release's recipes from do_fetch to packages, the images, the kernel's checked options."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from pathlib import Path
 from .. import cache, host, oetrees
 from ..cache import say
 from ..errors import TestbedError
-from . import bitbake, buildroot, folder, kernel, recipes, sysroot
+from . import bitbake, buildroot, folder, images, kernel, recipes, sysroot
 
 STANDS_IN = """
 Real: bitbake, oe-core's classes and tasks, the layers of OE_TREES, pseudo, do_fetch to do_package_qa, packages, SPDX.
 Stand-ins: Debian's cross compiler, C library, libdrm, wayland, libgbm and Python 3.13 for OpenEmbedded's own
 (recipe debian-sysroot), Debian's programs for native recipes, empty packages for weston, systemd, Xen's tools and
-python3-*. Nothing is booted, no image is made, and what OpenEmbedded's own versions would refuse isn't seen.
+python3-*. The images are made of these packages, with a file for a kernel and without Xen: they can't be booted. What
+OpenEmbedded's own versions would refuse isn't seen.
 """
 
 
@@ -33,11 +34,13 @@ class Wanted:
     sources: str
     """The value of OE_SOURCES: a folder with what the network would give; may be empty."""
     kernel: kernel.Until
+    images: bool = True
 
 
 def run(wanted: Wanted, output: Path) -> int:
-    """Build everything; packages, SPDX and logs go to ``output``. Needs root. 0, or 1 if a recipe has a QA warning.
+    """Build everything; packages, SPDX and logs go to ``output``. Needs root.
 
+    Returns 0, or 1 if a recipe has a QA warning or an image any warning.
     Raises TestbedError with the remedy before anything is built if the trees are not what they should be.
     """
     host.require_root()
@@ -52,7 +55,7 @@ def run(wanted: Wanted, output: Path) -> int:
     for each in trees:
         inputs = folder.Inputs(root, debs, each, sources)
         with cache.locked(f"layer-build-{each.release}"):
-            clean &= _build(inputs, wanted.kernel, output / each.release)
+            clean &= _build(inputs, wanted, output / each.release)
     return 0 if clean else 1
 
 
@@ -67,16 +70,18 @@ def _sources(name: str) -> Path | None:
     return Path(name).resolve() if name else None
 
 
-def _build(inputs: folder.Inputs, until: kernel.Until, output: Path) -> bool:
-    """One release, all machines; whether no recipe has a QA warning."""
+def _build(inputs: folder.Inputs, wanted: Wanted, output: Path) -> bool:
+    """One release, all machines; whether there is no warning that counts."""
     shutil.rmtree(output, ignore_errors=True)
     qemu, board = _folder(inputs, "qemuarm64"), _folder(inputs, "imx8qm-mek")
     qemu.prepare(kernel.from_clones(qemu))
     board.prepare()
     clean = _recipes(qemu, recipes.of_layer(), output)
     clean &= _recipes(board, recipes.of_board(), output)
-    if until is not kernel.Until.NONE:
-        kernel.build(qemu, until, output)
+    if wanted.images:
+        clean &= images.build(qemu, output)
+    if wanted.kernel is not kernel.Until.NONE:
+        kernel.build(qemu, wanted.kernel, output)
     return clean
 
 

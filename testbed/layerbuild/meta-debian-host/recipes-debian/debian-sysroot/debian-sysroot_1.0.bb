@@ -2,7 +2,8 @@
 SUMMARY = "Debian's arm64 libraries, headers and Python under the names of OpenEmbedded's recipes"
 DESCRIPTION = "One package for each Debian package that has shared libraries, named as Debian names it, so that the \
                shared-library scan writes Debian's names as dependencies; and an empty package for each other name \
-               that the layer's packages depend on."
+               that the layer's packages and images depend on. Of these, base-passwd, shadow and systemd have what \
+               do_rootfs itself works with."
 LICENSE = "CLOSED"
 INHIBIT_DEFAULT_DEPS = "1"
 
@@ -14,7 +15,7 @@ SRC_URI = "${@' '.join('file://%s.deb;unpack=0' % name for name in d.getVar('DEB
 S = "${@d.getVar('UNPACKDIR') or d.getVar('WORKDIR')}"
 
 PROVIDES += "\
-    base-files base-passwd bash-completion elfutils expat gcc-runtime glibc libdrm libffi libgcc linux-libc-headers openssl python3 \
+    base-passwd bash-completion elfutils expat gcc-runtime glibc libdrm libffi libgcc linux-libc-headers openssl python3 \
     python3-cffi shadow systemd udev virtual/${TARGET_PREFIX}binutils virtual/${TARGET_PREFIX}compilerlibs \
     virtual/${TARGET_PREFIX}g++ virtual/${TARGET_PREFIX}gcc virtual/${TARGET_PREFIX}libc-for-gcc virtual/compilerlibs \
     virtual/cross-binutils virtual/cross-c++ virtual/cross-cc virtual/crypt virtual/egl virtual/libc virtual/libgbm \
@@ -25,6 +26,10 @@ do_configure[noexec] = "1"
 do_compile[noexec] = "1"
 
 DEBIAN_TUPLE = "aarch64-linux-gnu"
+DEBIAN_GROUPS = "root:0 tty:5 disk:6 mail:8 dialout:20 shadow:42 utmp:43 video:44 input:101"
+DEBIAN_PASSWD = "root::0:0:root:${ROOT_HOME}:/bin/sh\n"
+DEBIAN_GROUP = "${@''.join('%s:x:%s:\\n' % tuple(entry.split(':')) for entry in d.getVar('DEBIAN_GROUPS').split())}"
+DEBIAN_TARGETS = "getty graphical multi-user sockets sysinit"
 
 do_install() {
     for deb in ${DEBIAN_DEBS}; do
@@ -57,10 +62,22 @@ END
 
     # What useradd.bbclass finds in the sysroot; oe-core's base-passwd has more.
     install -d ${D}${sysconfdir}
-    printf 'root:x:0:0:root:${ROOT_HOME}:/bin/sh\n' > ${D}${sysconfdir}/passwd
-    for entry in root:0 tty:5 disk:6 mail:8 dialout:20 utmp:43 video:44 input:101; do
-        printf '%s:x:%s:\n' ${entry%:*} ${entry#*:}
-    done > ${D}${sysconfdir}/group
+    printf '${DEBIAN_PASSWD}' > ${D}${sysconfdir}/passwd
+    printf '${DEBIAN_GROUP}' > ${D}${sysconfdir}/group
+
+    # Presets are only looked at in a root that has the program; what is in the units doesn't matter. No postinst enables
+    # networkd, as in oe-core: presets alone do. scarthgap's systemd-serialgetty brings the template itself.
+    units=${D}${nonarch_libdir}/systemd/system
+    install -d $units ${D}${sysconfdir}/systemd/system
+    install -m 0644 ${COREBASE}/meta/recipes-core/systemd/systemd/99-default.preset -Dt ${D}${nonarch_libdir}/systemd/system-preset
+    : > ${D}${nonarch_libdir}/systemd/systemd
+    for target in ${DEBIAN_TARGETS}; do
+        printf '[Unit]\nDescription=%s\n' $target > $units/$target.target
+    done
+    printf '[Service]\nExecStart=/bin/true\n[Install]\nWantedBy=multi-user.target\n' > $units/systemd-networkd.service
+    test -e ${COREBASE}/meta/recipes-core/systemd/systemd-serialgetty/serial-getty@.service ||
+        printf '[Service]\nExecStart=/bin/true\n' > $units/serial-getty@.service
+    echo 'enable systemd-networkd.service' > ${D}${nonarch_libdir}/systemd/system-preset/90-systemd.preset
     chown -R 0:0 ${D}
 }
 do_install[cleandirs] = "${D}"
@@ -74,11 +91,14 @@ sysroot_stage_all:append() {
 }
 
 DEBIAN_EMPTY = "\
-    base-files base-passwd bash-completion kbd libatomic libgbm kernel-module-bridge ptest-runner python3-asyncio python3-cffi python3-core python3-ctypes python3-fcntl \
-    python3-hypothesis python3-io python3-json python3-logging python3-math python3-mmap python3-multiprocessing python3-numbers python3-pickle \
-    python3-pytest python3-resource python3-shell python3-systemd python3-terminal python3-tomllib python3-unittest-automake-output python3-xml shadow systemd weston weston-examples \
-    weston-xwayland xen-tools-python xen-tools-scripts-block xen-tools-scripts-network xen-tools-xencommons \
-    xen-tools-xendomains xen-tools-xl \
+    base-passwd bash-completion busybox busybox-syslog kbd kernel-module-bridge libatomic libgbm locale-base-c \
+    locale-base-en-gb locale-base-en-us netbase openssh ptest-runner python3-asyncio python3-cffi python3-core \
+    python3-ctypes python3-fcntl python3-hypothesis python3-io python3-json python3-logging python3-math \
+    python3-mmap python3-multiprocessing python3-numbers python3-pickle python3-pytest python3-resource \
+    python3-shell python3-systemd python3-terminal python3-tomllib python3-unittest-automake-output python3-xml \
+    shadow shadow-base systemd tar udev update-alternatives-opkg util-linux-fcntl-lock util-linux-flock wayland-utils \
+    weston weston-examples weston-xwayland xen-tools-python xen-tools-scripts-block xen-tools-scripts-network \
+    xen-tools-xencommons xen-tools-xendomains xen-tools-xl \
 "
 PACKAGES = "${DEBIAN_LIBRARIES} ${DEBIAN_EMPTY}"
 python () {
@@ -88,6 +108,21 @@ python () {
         d.setVar(f'RDEPENDS:{package}', '')
     for package in d.getVar('DEBIAN_EMPTY').split():
         d.setVar(f'FILES:{package}', '')
+    d.setVar('FILES:systemd', '${nonarch_libdir}/systemd ${sysconfdir}/systemd')
+    d.setVar('RDEPENDS:systemd', 'systemd-serialgetty')
+    d.setVar('RRECOMMENDS:systemd', 'systemd-conf')
+}
+
+# As oe-core's base-passwd: before any other package's preinst adds to them.
+pkg_preinst:base-passwd() {
+    mkdir -p $D${sysconfdir}
+    test -e $D${sysconfdir}/passwd || printf '${DEBIAN_PASSWD}' > $D${sysconfdir}/passwd
+    test -e $D${sysconfdir}/group || printf '${DEBIAN_GROUP}' > $D${sysconfdir}/group
+}
+# As oe-core's shadow.
+pkg_postinst:shadow() {
+    pwconv --root $D
+    grpconv --root $D
 }
 
 PACKAGE_ARCH = "${MACHINE_ARCH}"

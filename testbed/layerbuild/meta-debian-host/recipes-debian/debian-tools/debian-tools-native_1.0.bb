@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-SUMMARY = "Debian's Python, installer, rpmdeps and useradd where oe-core's are expected"
+SUMMARY = "Debian's Python, installer, rpmdeps, useradd, dpkg and apt where oe-core's are expected"
 DESCRIPTION = "Programs that tasks call by a path in their native sysroot, so that HOSTTOOLS is not enough."
 LICENSE = "CLOSED"
-PROVIDES += "python3-native python3-installer-native rpm-native shadow-native"
+PROVIDES += "apt-native python3-native python3-installer-native rpm-native shadow-native"
 
 inherit native
 
@@ -48,6 +48,49 @@ END
     for program in groupadd groupdel useradd userdel usermod; do
         wrapper /usr/sbin/$program ${D}${sbindir}/$program
     done
+    debian_dpkg
+    debian_apt
+}
+# As oe-core's patches of dpkg have it: maintainer scripts run outside of the root, and D is its folder.
+debian_dpkg() {
+    cat > ${D}${bindir}/dpkg <<'END'
+#!/bin/sh
+for word; do
+    case $word in
+    --root=*) export D="${word#--root=}" ;;
+    esac
+done
+exec /usr/bin/dpkg --force-script-chrootless --log=/dev/null "$@"
+END
+    chmod 0755 ${D}${bindir}/dpkg
+}
+# What lib/oe/package_manager/deb makes its apt.conf of: oe-core's own settings with Debian's methods. The last line is
+# oe-core's patch of apt as a setting: packages stay unpacked until do_rootfs itself runs their scripts.
+debian_apt() {
+    install -d ${D}${localstatedir}/lib/apt ${D}${localstatedir}/cache/apt/archives/partial ${D}${localstatedir}/log/apt
+    install -d ${D}${sysconfdir}/apt
+    cat > ${D}${sysconfdir}/apt/apt.conf.sample <<'END'
+Dir "${STAGING_DIR_NATIVE}/"
+{
+  State "var/lib/apt/" { Lists "#APTCONF#/lists/"; status "#ROOTFS#/var/lib/dpkg/status"; };
+  Cache "var/cache/apt/" { Archives "archives/"; pkgcache ""; srcpkgcache ""; };
+  Bin "${STAGING_BINDIR_NATIVE}/" { methods "/usr/lib/apt/methods/"; dpkg "dpkg"; };
+  Etc "#APTCONF#" { Preferences "preferences"; };
+  Log "var/log/apt" { Terminal ""; };
+};
+APT
+{
+  Install-Recommends "true";
+  Immediate-Configure "false";
+  Sandbox::User "root";
+  Get { Assume-Yes "true"; };
+  Architecture "arm64";
+};
+Acquire { AllowInsecureRepositories "true"; };
+DPkg::Options {"--root=#ROOTFS#";"--admindir=#ROOTFS#/var/lib/dpkg";"--force-all";"--no-force-overwrite";"--no-debsig"};
+DPkg::Path "";
+DPkg::ConfigurePending "false";
+END
 }
 wrapper() {
     printf '#!/bin/sh\nexec %s "$@"\n' $1 > $2
