@@ -34,6 +34,7 @@ _PLACES = {
     "fcntl": "socket.py",  # the module itself is in Debian's interpreter
     "io": "io.py",
     "mmap": "lib-dynload/mmap.cpython-313-aarch64-linux-gnu.so",
+    "numbers": "numbers.py",
     "shell": "shlex.py",
 }
 
@@ -50,7 +51,9 @@ STAND_INS = {
     # and those that are loaded by name
     "libatomic": StandIn("libatomic1", f"{_LIBRARIES}/libatomic.so.1"),
     "libgbm": StandIn("libgbm1", f"{_LIBRARIES}/libgbm.so.1"),
-    **_python("asyncio", "core", "ctypes", "fcntl", "io", "json", "logging", "mmap", "shell", "tomllib", "xml"),
+    **_python(
+        "asyncio", "core", "ctypes", "fcntl", "io", "json", "logging", "mmap", "numbers", "shell", "tomllib", "xml"
+    ),
     "python3-cffi": StandIn("python3-cffi-backend", f"{DIST_PACKAGES}/_cffi_backend.cpython-313-aarch64-linux-gnu.so"),
     "python3-systemd": StandIn("python3-systemd", f"{DIST_PACKAGES}/systemd/daemon.py"),
     "weston": StandIn("weston", "usr/bin/weston"),

@@ -17,6 +17,7 @@ from testbed import cache, layerdemo, oetrees
 from testbed.errors import TestbedError
 from testbed.layerbuild import bitbake, buildroot, kernel, recipes, run, sysroot
 from testbed.layerbuild.folder import HOST_LAYER
+from testbed.packages.standins import STAND_INS
 
 BITBAKE = {"wrynose": "2.18.0", "scarthgap": "2.8.1"}
 
@@ -154,19 +155,30 @@ def test_every_recipe_is_built_but_images():
     assert all(recipe.has_packages for recipe in recipes.of_layer())
 
 
-def test_every_dependency_is_built_or_has_an_empty_package():
-    """What an image takes from OpenEmbedded; bitbake refuses to begin without one of them."""
-    assignment = re.compile(r'^(?:R(?:DEPENDS|RECOMMENDS):\S+ \+?|DEBIAN_EMPTY )= "((?:[^"\\]|\\.|\\\n)*)"', re.M)
+def words_of(variable, file):
+    """The plain words that a recipe gives a variable; a regular expression names that."""
+    text = file.read_text(encoding="utf-8")
+    blocks = re.findall(rf'^(?:{variable}) \+?= "((?:[^"\\]|\\.|\\\n)*)"', text, re.M)
+    return {word for block in blocks for word in block.split() if re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", word)}
 
-    def words(file):
-        blocks = assignment.findall(file.read_text(encoding="utf-8"))
-        return {word for block in blocks for word in block.split() if re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", word)}
 
-    wanted = {word for recipe in recipes.of_layer() for word in words(recipe.file)}
-    empty = words(HOST_LAYER / "recipes-debian/debian-sysroot/debian-sysroot_1.0.bb")
+def outside(variable):
+    """What the recipes depend on and none of them builds; weston-init is oe-core's own, and built."""
     built = tuple(recipe.name for recipe in recipes.of_layer())
-    assert "python3-core" in wanted & empty
-    assert {name for name in wanted - empty if not name.startswith((*built, "weston-init"))} == set()
+    found = {word for recipe in recipes.of_layer() for word in words_of(variable, recipe.file)}
+    assert "python3-core" in found
+    return {word for word in found if not word.startswith((*built, "weston-init"))}
+
+
+def test_every_dependency_has_an_empty_package():
+    """What an image takes from OpenEmbedded; bitbake refuses to begin without one of them."""
+    recipe = HOST_LAYER / "recipes-debian/debian-sysroot/debian-sysroot_1.0.bb"
+    assert outside(r"R(?:DEPENDS|RECOMMENDS):\S+") - words_of("DEBIAN_EMPTY", recipe) == set()
+
+
+def test_every_dependency_has_a_stand_in_where_the_packages_are_booted():
+    """All but those of the packaged tests, which no guest of the testbed has."""
+    assert outside(r"RDEPENDS:(?!\S+-ptest)\S+") - set(STAND_INS) == set()
 
 
 @pytest.mark.parametrize("updated", [False, True])
