@@ -224,7 +224,7 @@ class XenDmabufUnnoticedCase(XenDmabufCase):
 
     def unnoticed(self, command: str, timeout: float = 60) -> None:
         """Run a command that ends processes of the backend: another worker, or the same where ``command`` spares it,
-        goes on, and the DomU's program doesn't notice, or this raises Noticed."""
+        goes on, and the DomU's program doesn't notice that flips were answered too late, or this raises Noticed."""
         before, flips = self.noticed(), self.one.flips("flips_requested")
         self.dom0.run(command, timeout)
         self.dom0.wait_for_services()
@@ -232,11 +232,10 @@ class XenDmabufUnnoticedCase(XenDmabufCase):
         poll(lambda: (self.one.backend() or {})["compositor"], 60, "the worker's compositor")
         self.assert_flips(self.one)
         self.assertGreater(self.one.flips("flips_requested"), flips, "the counters go on")
-        seen, plugged = self.noticed(), self.one.plugged()
-        if (seen, plugged) != (before, ["connected"]):
-            raise Noticed(
-                f"the DomU's program and what was said in XenStore: {before}, afterwards {seen}; its screen: {plugged}"
-            )
+        (program, said), plugged = self.noticed(), self.one.plugged()
+        self.assertEqual(said, before[1], "what was said in XenStore")
+        if (program, plugged) != (before[0], ["connected"]):
+            raise Noticed(f"the DomU's program was {before[0]} and is {program}; its screen: {plugged}")
 
     def goes_on(self, command: str, mode: str = "run", timeout: float = 60) -> None:
         """The same for a command after which another worker must be there; not one grant more than before.
