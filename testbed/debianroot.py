@@ -82,6 +82,7 @@ DOMU_PACKAGES = [
 DIST_PACKAGES = "usr/lib/python3/dist-packages"
 EMULATOR = "qemu-aarch64-static"
 UNITS = "usr/lib/systemd/system"
+PRESETS = "usr/lib/systemd/system-preset"
 
 
 def suite() -> str:

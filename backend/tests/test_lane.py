@@ -128,7 +128,18 @@ async def by_a_resize(there) -> None:
     there.connector.window._picture.place_again()
 
 
-@pytest.mark.parametrize("way", [by_status, by_set_config, by_another_buffer, by_an_unknown_request, by_a_resize])
+async def by_another_window(there) -> None:
+    """Asked after the frame that C waits for, which is no answer."""
+    picture = there.connector.window.picture
+    picture.ask()
+    flight, asked = picture._callbacks
+    assert asked is picture._asked is not flight and not there.lane.lent
+
+
+WAYS = [by_status, by_set_config, by_another_buffer, by_an_unknown_request, by_a_resize, by_another_window]
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_what_interrupts_a_flip_loses_it_not(xen, weston, way):
     async def run():
         async with amid_a_flip(xen, weston) as there:

@@ -79,7 +79,7 @@ worker, a flip:
 {_table(results, COSTS)}
 
 Flips; milliseconds from PAGE_FLIP to its event in the DomU, and from commit to frame callback in a local client;
-memory of supervisor and workers, and what they do while a picture is held:
+memory of supervisor and workers, and what they do while a picture is held, in the quietest of three spans:
 
 {_table(results, OTHERS)}
 

@@ -85,6 +85,7 @@ class Seen:
     not_shown: int
     flipping: Span
     idle: Span
+    """The quietest of IDLE_SPANS while the last picture is held."""
     clients: list[list[int]]
     """Of each DomU: flips, time, and of the latency mean, median, 95th percentile, maximum."""
     local: list[int]

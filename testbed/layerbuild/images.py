@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..cache import say
+from ..debianroot import PRESETS
 from ..errors import TestbedError
 from . import bitbake
 from .folder import Folder
 
 CONFIG = "conf/include/debian-images.conf"
 """Of the host layer: what bitbake reads after local.conf where it makes images."""
-UNITS = "etc/systemd/system"
-PRESETS = "usr/lib/systemd/system-preset"
+ENABLED = "etc/systemd/system"
+"""Where a link enables a unit."""
 EXT4_MAGIC = b"\x53\xef"
 EXT4_MAGIC_AT = 0x438
 
@@ -28,7 +29,7 @@ class Image:
 
     name: str
     enabled: tuple[str, ...]
-    """Links that enable units, below UNITS."""
+    """Links that enable units, below ENABLED."""
     groups: tuple[str, ...]
     files: tuple[str, ...]
     packages: tuple[str, ...]
@@ -143,14 +144,14 @@ def problems(root: Path, image: Image) -> list[str]:
 
 def _units(root: Path, image: Image) -> Iterator[str]:
     for link in image.enabled:
-        if not _is_there(root, f"{UNITS}/{link}"):
-            yield f'"{UNITS}/{link}" leads to no unit: look at SYSTEMD_SERVICE and at log.do_rootfs for "systemctl"'
-    enabled = {name for folder in (root / UNITS).glob("*.wants") for name in os.listdir(folder)}
+        if not _is_there(root, f"{ENABLED}/{link}"):
+            yield f'"{ENABLED}/{link}" leads to no unit: look at SYSTEMD_SERVICE and at log.do_rootfs for "systemctl"'
+    enabled = {name for folder in (root / ENABLED).glob("*.wants") for name in os.listdir(folder)}
     for file in sorted((root / PRESETS).glob("*.preset")):
         for unit in re.findall(r"^enable (\S+)", file.read_text(encoding="utf-8"), re.M):
             if unit not in enabled:
                 yield f'"{PRESETS}/{file.name}" enables {unit}, but nothing wants it: did "systemctl preset-all" run?'
-    default = root / UNITS / "default.target"
+    default = root / ENABLED / "default.target"
     target = os.path.basename(os.readlink(default)) if default.is_symlink() else "not set"
     if target != "graphical.target":
         yield f"default.target is {target}, not graphical.target: Weston isn't started; look at IMAGE_FEATURES"

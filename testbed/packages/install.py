@@ -13,10 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .. import debianroot, process
+from ..debianroot import PRESETS
 from ..errors import TestbedError
 from .debs import Deb, archive, content
-
-PRESETS = "usr/lib/systemd/system-preset"
 
 
 def install(root: Path, debs: Sequence[Deb]) -> None:

@@ -7,11 +7,10 @@ from types import SimpleNamespace
 import pytest
 from layer_files import LAYER
 
+from testbed.debianroot import PRESETS, UNITS
 from testbed.errors import TestbedError
 from testbed.layerbuild import bitbake, images
 
-UNIT = "usr/lib/systemd/system"
-PRESET = images.PRESETS
 EVERY = pytest.mark.parametrize("image", images.IMAGES, ids=lambda image: image.name)
 
 
@@ -29,8 +28,8 @@ def enable(root, want):
     """As systemctl does it: an absolute link to the unit, or to its template."""
     name = want.split("/")[1]
     name = name.split("@")[0] + "@.service" if "@" in name else name
-    write(root, f"{UNIT}/{name}")
-    link(root, f"{images.UNITS}/{want}", f"/{UNIT}/{name}")
+    write(root, f"{UNITS}/{name}")
+    link(root, f"{images.ENABLED}/{want}", f"/{UNITS}/{name}")
 
 
 def make_guest(root):
@@ -48,9 +47,9 @@ def make_root(root, image):
         enable(root, want)
     for file in image.files:
         write(root, file)
-    link(root, f"{images.UNITS}/default.target", f"/{UNIT}/graphical.target")
-    write(root, f"{PRESET}/98-weston-init.preset", "enable weston.service\n")
-    write(root, f"{PRESET}/99-default.preset", "disable *\n")
+    link(root, f"{images.ENABLED}/default.target", f"/{UNITS}/graphical.target")
+    write(root, f"{PRESETS}/98-weston-init.preset", "enable weston.service\n")
+    write(root, f"{PRESETS}/99-default.preset", "disable *\n")
     write(root, "etc/passwd", "root:x:0:0:root:/root:/bin/sh\nweston:x:1000:1000::/home/weston:/bin/sh\n")
     write(root, "etc/group", "".join(f"{name}:x:1:\n" for name in image.groups))
     write(root, "etc/shadow", "root:*:15069::::::\n")
@@ -89,13 +88,13 @@ def test_every_unit_group_and_file_is_missed(image, tmp_path):
 
 
 def test_a_unit_that_is_enabled_but_not_there(dom0):
-    (dom0 / UNIT / "xen-dmabuf-backend.service").unlink()
+    (dom0 / UNITS / "xen-dmabuf-backend.service").unlink()
     assert 'multi-user.target.wants/xen-dmabuf-backend.service" leads to no unit' in only(dom0)
 
 
 def test_a_link_is_followed_in_the_root_not_in_this_machine(dom0, tmp_path):
     """/etc/passwd is a file of any machine."""
-    want = dom0 / images.UNITS / "multi-user.target.wants/xen-dmabuf-backend.service"
+    want = dom0 / images.ENABLED / "multi-user.target.wants/xen-dmabuf-backend.service"
     want.unlink()
     want.symlink_to(tmp_path / "outside")
     (tmp_path / "outside").write_text("")
@@ -103,13 +102,13 @@ def test_a_link_is_followed_in_the_root_not_in_this_machine(dom0, tmp_path):
 
 
 def test_a_preset_that_was_not_applied(dom0):
-    write(dom0, f"{PRESET}/98-other.preset", "enable other.service\n")
-    assert f'"{PRESET}/98-other.preset" enables other.service, but nothing wants it' in only(dom0)
+    write(dom0, f"{PRESETS}/98-other.preset", "enable other.service\n")
+    assert f'"{PRESETS}/98-other.preset" enables other.service, but nothing wants it' in only(dom0)
 
 
 def test_another_default_target(dom0):
-    (dom0 / images.UNITS / "default.target").unlink()
-    link(dom0, f"{images.UNITS}/default.target", f"/{UNIT}/multi-user.target")
+    (dom0 / images.ENABLED / "default.target").unlink()
+    link(dom0, f"{images.ENABLED}/default.target", f"/{UNITS}/multi-user.target")
     assert "default.target is multi-user.target, not graphical.target" in only(dom0)
 
 

@@ -216,7 +216,7 @@ def test_scripts_are_run_outside_of_the_root(tmp_path, root):
 
 
 def test_units_of_presets_are_enabled(tmp_path, root):
-    preset = {f"{install.PRESETS}/98-program.preset": "enable a.service\nenable b.socket\n"}
+    preset = {f"{debianroot.PRESETS}/98-program.preset": "enable a.service\nenable b.socket\n"}
     put(root, make(tmp_path, "program", files=preset))
     words = "--preset-mode=enable-only preset a.service b.socket"
     assert (root / "systemctl.log").read_text() == f"systemctl --root={root} {words}\n"

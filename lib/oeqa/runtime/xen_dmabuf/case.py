@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # A dead domain's last pages come back from Xen's idle loop; Dom0's caches and slabs breathe.
 XEN_SLACK_MIB = 4
 DOM0_SLACK_MIB = 24
-SHOWN_SECONDS = 60
+SHOWN_SECONDS = 20
 # from a worker's end to the answers that its frontend waits 3 s for
 IN_TIME, TRIES = 2.5, 3
 HOSTILE = "/usr/lib/xen-dmabuf-backend/ptest/tests"
@@ -242,8 +242,7 @@ class XenDmabufUnnoticedCase(XenDmabufCase):
 
         The pattern is in ``mode``, and ``$worker`` is the process, whenever the command is run: a machine on which
         flips were answered later than IN_TIME says nothing of what a frontend that waits 3 s notices, so there it is
-        done again. SkipTest after TRIES. That a start costs no more than it did is for a clock that counts
-        instructions to say (`make flip-bench`).
+        done again, TRIES times at most.
         """
         late: list[str] = []
         while len(late) < TRIES:
@@ -262,9 +261,9 @@ class XenDmabufUnnoticedCase(XenDmabufCase):
             else:
                 self.assert_replaced(old, grants)
                 return
-        self.skipTest(
-            f"this machine is too slow to say: flips were answered {', '.join(late)} s after the last worker's end, "
-            "and a frontend waits 3 s"
+        self.fail(
+            f"flips were answered {', '.join(late)} s after the last worker's end, and a frontend waits 3 s: is the "
+            "worker's start too slow, or this machine?"
         )
 
     def assert_replaced(self, old: int, grants: int) -> None:
