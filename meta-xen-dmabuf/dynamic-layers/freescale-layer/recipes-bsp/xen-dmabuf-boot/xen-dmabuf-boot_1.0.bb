@@ -18,7 +18,7 @@ PACKAGE_ARCH = "${MACHINE_ARCH}"
 REQUIRED_DISTRO_FEATURES = "xen-dmabuf xen"
 COMPATIBLE_MACHINE = "^imx8qm-mek$"
 
-inherit deploy features_check kernel-arch nopackages
+inherit deploy features_check nopackages
 
 # Only the boot processor's kind of core is used: a domain must not move between
 # A53 and A72. "hmp-unsafe=true" plus pinned CPUs is the other way. The image tests have
@@ -34,7 +34,7 @@ do_compile() {
         -e 's|@XEN_ARGS@|${XEN_DMABUF_XEN_ARGS}|' \
         -e 's|@DOM0_ARGS@|${XEN_DMABUF_DOM0_ARGS}|' \
         ${S}/boot.cmd.in > ${B}/boot.cmd
-    mkimage -A ${UBOOT_ARCH} -T script -C none -n "Xen" -d ${B}/boot.cmd ${B}/boot.scr
+    mkimage -A arm64 -T script -C none -n "Xen" -d ${B}/boot.cmd ${B}/boot.scr
 }
 do_compile[cleandirs] = "${B}"
 
