@@ -5,7 +5,8 @@ DESCRIPTION = "Wayland client and server objects over cffi; a scanner turns prot
 HOMEPAGE = "https://github.com/flacjacket/pywayland"
 SECTION = "devel/python"
 # The scanner copies the licence of the protocol files, wayland's and wayland-protocols', into the modules.
-LICENSE = "Apache-2.0 & MIT"
+# The release after wrynose warns of "&"; wrynose and scarthgap take "AND" for a licence.
+LICENSE = "Apache-2.0 ${@bb.utils.contains_any('LAYERSERIES_COMPAT_core', 'wrynose scarthgap', '&', 'AND', d)} MIT"
 LIC_FILES_CHKSUM = "\
     file://LICENSE;md5=5335066555b14d832335aa4660d6c376 \
     file://${COMMON_LICENSE_DIR}/MIT;md5=0835ade698e0bcf8506ecda2f7b4f302 \
