@@ -82,11 +82,17 @@ END
 }
 do_install[cleandirs] = "${D}"
 
-# The sysroot of a recipe that adds users gets the files by this script, as from oe-core's base-passwd.
+# The script is oe-core's base-passwd's: the files are as new where this recipe was built again, and users that other
+# recipes have added to a sysroot are added once more.
 sysroot_stage_all:append() {
     sysroot_stage_dir ${D}${sysconfdir} ${SYSROOT_DESTDIR}${sysconfdir}
     install -d ${SYSROOT_DESTDIR}${bindir}
-    printf '#!/bin/sh\nexit 0\n' > ${SYSROOT_DESTDIR}${bindir}/postinst-base-passwd
+    cat > ${SYSROOT_DESTDIR}${bindir}/postinst-base-passwd <<'END'
+#!/bin/sh -e
+for script in "${0%/*}"/postinst-useradd-*; do
+    test ! -f "$script" || "$script"
+done
+END
     chmod 0755 ${SYSROOT_DESTDIR}${bindir}/postinst-base-passwd
 }
 
