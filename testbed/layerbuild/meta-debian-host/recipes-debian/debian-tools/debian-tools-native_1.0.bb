@@ -7,15 +7,9 @@ PROVIDES += "apt-native python3-native python3-installer-native rpm-native shado
 inherit native
 
 INHIBIT_DEFAULT_DEPS = "1"
-# oe-core's own changes of installer: an option that python_pep517.bbclass gives, and a stable order.
-FILESEXTRAPATHS:prepend := "${COREBASE}/meta/recipes-devtools/python/python3-installer:"
-SRC_URI = "${@' '.join('file://' + os.path.basename(p) for p in debian_installer_patches(d))}"
+# Not oe-core's own patches: a release's are for its own version of installer.
+SRC_URI = "file://installer.patch"
 S = "${@d.getVar('UNPACKDIR') or d.getVar('WORKDIR')}/installer"
-
-def debian_installer_patches(d):
-    import glob
-
-    return sorted(glob.glob(d.expand('${COREBASE}/meta/recipes-devtools/python/python3-installer/*.patch')))
 
 do_unpack:append() {
     bb.build.exec_func('debian_installer', d)
