@@ -29,7 +29,7 @@ help:
 	@echo "make input-bench    time input events on their way to a DomU, and what input costs: build/input-bench/bench.md"
 	@echo "make layer-build    real bitbake builds the layer's recipes and images: OE_TREES=folder [RELEASES=wrynose] [KERNEL=none|checked|compiled] [OE_SOURCES=folder]"
 	@echo "make layer-demo     the same, then make demo with these packages: OE_TREES=folder [RELEASE=wrynose] [OE_SOURCES=folder]"
-	@echo "make oe-check       heavy checks of the layer with OE_TREES=folder of the trees"
+	@echo "make oe-check       heavy checks of the layer with OE_TREES=folder of the trees [RELEASES=wrynose]"
 	@echo "make clean          remove build/; make clean-cache removes the testbed's cache"
 
 # The virtual environment is brought up to date when its requirements change.
@@ -108,7 +108,7 @@ kernel-debug-test: $(VENV)/.ready
 
 oe-check: $(VENV)/.ready
 	@test -n "$(OE_TREES)" || { echo "make oe-check: set OE_TREES to the folder with the trees; docs/testing.md says how to get them"; exit 2; }
-	@OE_TREES="$(OE_TREES)" $(RUN) tests/layer/oe_trees.py
+	@OE_TREES="$(OE_TREES)" OE_RELEASES="$(RELEASES)" $(RUN) tests/layer/oe_trees.py
 
 layer-build: $(VENV)/.ready
 	@$(RUN) -m testbed layer-build "$(OE_TREES)" $(if $(RELEASES),--release $(RELEASES)) --sources "$(OE_SOURCES)" --kernel $(or $(KERNEL),checked)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Ready trees of OpenEmbedded, and build folders over them, configured by the project's own kas files.
 
-OE_TREES names a folder with one folder per release (wrynose, scarthgap) that
-holds the repositories of kas/base.yml under their kas names, at any commit:
+OE_TREES names a folder with one folder per release (wrynose, scarthgap, blacksail)
+that holds the repositories of kas/base.yml under their kas names, at any commit:
 
     OE_TREES/wrynose/{bitbake,openembedded-core,meta-openembedded,…}
 
@@ -15,7 +15,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,11 @@ from .errors import TestbedError
 from .layout import REPOSITORY
 
 RELEASES = ("wrynose", "scarthgap")
+"""What a command takes where none is named."""
+NEXT = "blacksail"
+"""The release after wrynose, of master branches: taken where it is named."""
+MASTER = "master"
+CORE = "openembedded-core"
 MACHINES = ("qemuarm64", "imx8qm-mek")
 # Composing needs no repository, and a test must not fetch any.
 NO_CHECKOUT = ("repo_setup_loop", "finish_setup_repos", "repos_checkout")
@@ -79,38 +85,54 @@ class Trees:
         if not self.folder.is_dir():
             raise TestbedError(f'OE_TREES has no folder "{self.release}" ("{self.folder}"); {HOW}')
         self._check_bitbake(str(config["repos"]["bitbake"]["branch"]))
+        branch = str(config["defaults"]["repos"]["branch"])
+        # bitbake's own rule: oe-core names the releases whose layers fit it
+        fitting = _assigned(self.folder / CORE / "meta/conf/layer.conf", "LAYERSERIES_CORENAMES") or ""
         for name, layer in layers(config):
             if name:
-                self._check_layer(self.folder / name / layer)
+                wanted = {self.release} if name == CORE else {self.release, *fitting.split()}
+                self._check_layer(self.folder / name / layer, wanted, branch)
 
     def _check_bitbake(self, wanted: str) -> None:
         version = _assigned(self.folder / "bitbake/lib/bb/__init__.py", "__version__")
         if version is None:
             raise TestbedError(f'"{self.folder / "bitbake"}" is not bitbake: it has no lib/bb; {HOW}')
-        if version.split(".")[:2] != wanted.split("."):
+        # master's is in motion; bitbake itself refuses one that is too old for oe-core
+        if wanted != MASTER and version.split(".")[:2] != wanted.split("."):
             raise TestbedError(
                 f'"{self.folder / "bitbake"}" is bitbake {version}, but {self.release} needs {wanted}; '
                 f"check out its branch {wanted}"
             )
 
-    def _check_layer(self, layer: Path) -> None:
-        conf = layer / "conf/layer.conf"
-        named = _assigned(conf, r"LAYERSERIES_(?:COMPAT_\S+|CORENAMES)")
+    def _check_layer(self, layer: Path, wanted: set[str], branch: str) -> None:
+        named = _assigned(layer / "conf/layer.conf", r"LAYERSERIES_COMPAT_\S+")
         if named is None:
             raise TestbedError(f'"{layer}" is not there or no layer: it has no conf/layer.conf; {HOW}')
-        if self.release not in named.split():
-            raise TestbedError(f'"{layer}" is for {named}, not for {self.release}; check out its branch {self.release}')
+        if wanted.isdisjoint(named.split()):
+            raise TestbedError(f'"{layer}" is for {named}, not for {self.release}; check out its branch {branch}')
 
 
 def trees_of(name: str, release: str) -> Trees:
     """The trees of a release below the folder that OE_TREES names; raises TestbedError if it names none."""
     if not name:
         raise TestbedError(f"OE_TREES is not set; set it to the folder with the trees, {HOW}")
-    if release not in RELEASES:
-        raise TestbedError(f'"{release}" is no release that the layer is for; choose from {", ".join(RELEASES)}')
+    if release not in (*RELEASES, NEXT):
+        raise TestbedError(
+            f'"{release}" is no release that the layer is for; choose from {", ".join((*RELEASES, NEXT))}'
+        )
     if not Path(name).is_dir():
         raise TestbedError(f'OE_TREES is "{name}", which is no folder; {HOW}')
     return Trees(Path(name).resolve() / release, release)
+
+
+def check(name: str, releases: Sequence[str]) -> list[Trees]:
+    """The trees of each release, all that its machines want of them checked; raises TestbedError."""
+    found = [trees_of(name, release) for release in releases]
+    with tempfile.TemporaryDirectory() as scratch:
+        for trees in found:
+            for machine in MACHINES:
+                trees.check(compose(kas_files(machine, trees.release), Path(scratch)))
+    return found
 
 
 def _assigned(file: Path, variable: str) -> str | None:

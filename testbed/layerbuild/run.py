@@ -44,9 +44,7 @@ def run(wanted: Wanted, output: Path) -> int:
     Raises TestbedError with the remedy before anything is built if the trees are not what they should be.
     """
     host.require_root()
-    trees = [oetrees.trees_of(wanted.trees, release) for release in wanted.releases]
-    for each in trees:
-        _check(each)
+    trees = oetrees.check(wanted.trees, wanted.releases)
     sources = _sources(wanted.sources)
     print(textwrap.dedent(STANDS_IN), flush=True)
     debs, versions = sysroot.build()
@@ -57,11 +55,6 @@ def run(wanted: Wanted, output: Path) -> int:
         with cache.locked(f"layer-build-{each.release}"):
             clean &= _build(inputs, wanted, output / each.release)
     return 0 if clean else 1
-
-
-def _check(trees: oetrees.Trees) -> None:
-    for machine in oetrees.MACHINES:
-        trees.check(oetrees.compose(oetrees.kas_files(machine, trees.release), cache.root()))
 
 
 def _sources(name: str) -> Path | None:

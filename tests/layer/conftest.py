@@ -3,6 +3,7 @@
 
 OE_TREES   trees of OpenEmbedded (see oe_trees.py); without it the tests that
            need bitbake are skipped, and the summary says so.
+OE_RELEASES  of which releases they are; default: wrynose and scarthgap.
 OE_BUILD   where their build folders go; default: a temporary folder.
 """
 

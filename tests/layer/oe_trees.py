@@ -12,7 +12,10 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 from testbed import oetrees  # noqa: E402
 from testbed.errors import TestbedError  # noqa: E402
-from testbed.oetrees import MACHINES, RELEASES, compose, kas_files  # noqa: E402,F401
+from testbed.oetrees import MACHINES, NEXT, RELEASES, compose, kas_files  # noqa: E402,F401
+
+CHECKED = tuple(os.environ.get("OE_RELEASES", "").split()) or RELEASES
+"""Of which releases the tests with OE_TREES are: RELEASES, unless others are named."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class BuildFolder:
 def main():
     """Run the heavy checks (`make oe-check`); returns pytest's exit status."""
     try:
-        oetrees.trees_of(os.environ.get("OE_TREES", ""), RELEASES[0])
+        oetrees.check(os.environ.get("OE_TREES", ""), CHECKED)
     except TestbedError as error:
         print(f"oe-check: {error}")
         return 2

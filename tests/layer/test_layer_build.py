@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from layer_files import LAYER
-from oe_trees import MACHINES, RELEASES, ROOT, compose, kas_files
+from oe_trees import MACHINES, NEXT, RELEASES, ROOT, compose, kas_files
 
 from testbed import cache, layerdemo, oetrees
 from testbed.errors import TestbedError
@@ -19,13 +19,17 @@ from testbed.layerbuild import bitbake, buildroot, kernel, recipes, run, sysroot
 from testbed.layerbuild.folder import HOST_LAYER
 from testbed.packages.standins import STAND_INS
 
-BITBAKE = {"wrynose": "2.18.0", "scarthgap": "2.8.1"}
+EVERY = (*RELEASES, NEXT)
+BITBAKE = {"wrynose": "2.18.0", "scarthgap": "2.8.1", "blacksail": "2.19.0"}
+# The names that oe-core knows, and the one that the other layers have: in August 2026 none of them named blacksail.
+KNOWN = {"wrynose": "wrynose", "scarthgap": "scarthgap", "blacksail": "wrynose blacksail"}
+FITTING = {"wrynose": "wrynose", "scarthgap": "scarthgap", "blacksail": "wrynose"}
 
 
 @pytest.fixture(scope="module")
 def configs(tmp_path_factory):
     work = tmp_path_factory.mktemp("kas")
-    return {r: compose(kas_files("imx8qm-mek", r), work) for r in RELEASES}
+    return {r: compose(kas_files("imx8qm-mek", r), work) for r in EVERY}
 
 
 def make_trees(top, release, config):
@@ -37,13 +41,13 @@ def make_trees(top, release, config):
         if name:
             conf = top / release / name / folder / "conf/layer.conf"
             conf.parent.mkdir(parents=True)
-            conf.write_text(f'LAYERSERIES_COMPAT_{folder or name} = "walnascar {release}"\n')
+            conf.write_text(f'LAYERSERIES_COMPAT_{folder or name} = "walnascar {FITTING[release]}"\n')
     core = top / release / "openembedded-core/meta/conf/layer.conf"
-    core.write_text(f'LAYERSERIES_CORENAMES = "{release}"\nLAYERSERIES_COMPAT_core = "{release}"\n')
+    core.write_text(f'LAYERSERIES_CORENAMES = "{KNOWN[release]}"\nLAYERSERIES_COMPAT_core = "{release}"\n')
     return top / release
 
 
-@pytest.fixture(params=RELEASES)
+@pytest.fixture(params=EVERY)
 def made(request, tmp_path, configs):
     """Whole trees of a release: (OE_TREES, release, kas's configuration)."""
     make_trees(tmp_path, request.param, configs[request.param])
@@ -99,11 +103,21 @@ def test_an_incomplete_tree_is_named(made, missing):
     assert "docs/testing.md" in sentence
 
 
-def test_bitbake_of_another_release(made):
-    top, release, config = made
+@pytest.mark.parametrize("release", RELEASES)
+def test_bitbake_of_another_release(release, tmp_path, configs):
+    top, config = tmp_path, configs[release]
+    make_trees(top, release, config)
     (top / release / "bitbake/lib/bb/__init__.py").write_text('__version__ = "2.20.0"\n')
     wanted = config["repos"]["bitbake"]["branch"]
-    assert f"is bitbake 2.20.0, but {release} needs {wanted}; check out its branch {wanted}" in refusal(*made)
+    assert f"is bitbake 2.20.0, but {release} needs {wanted}; check out its branch {wanted}" in refusal(
+        top, release, config
+    )
+
+
+def test_any_bitbake_of_master_is_taken(tmp_path, configs):
+    make_trees(tmp_path, NEXT, configs[NEXT])
+    (tmp_path / NEXT / "bitbake/lib/bb/__init__.py").write_text('__version__ = "2.20.1"\n')
+    oetrees.trees_of(str(tmp_path), NEXT).check(configs[NEXT])
 
 
 def test_bitbake_2_80_is_not_2_8(tmp_path, configs):
@@ -115,15 +129,32 @@ def test_bitbake_2_80_is_not_2_8(tmp_path, configs):
 @pytest.mark.parametrize(
     ("layer", "names"),
     [
-        ("openembedded-core/meta", 'LAYERSERIES_CORENAMES = "kirkstone"'),
+        ("openembedded-core/meta", 'LAYERSERIES_COMPAT_core = "kirkstone"'),
         ("meta-virtualization", 'LAYERSERIES_COMPAT_virtualization-layer = "kirkstone"'),
     ],
 )
 def test_a_layer_of_another_release(made, layer, names):
     top, release, _ = made
     (top / release / layer / "conf/layer.conf").write_text(f"{names}\n")
-    sentence = refusal(*made)
-    assert f'{layer}" is for kirkstone, not for {release}; check out its branch {release}' in sentence
+    branch = "master" if release == NEXT else release
+    assert f'{layer}" is for kirkstone, not for {release}; check out its branch {branch}' in refusal(*made)
+
+
+def test_oe_core_of_wrynose_is_not_the_next(tmp_path, configs):
+    """The other layers' branches name wrynose, too: oe-core tells the two apart."""
+    top = make_trees(tmp_path, NEXT, configs[NEXT])
+    (top / "openembedded-core/meta/conf/layer.conf").write_text(
+        'LAYERSERIES_CORENAMES = "wrynose"\nLAYERSERIES_COMPAT_core = "wrynose"\n'
+    )
+    assert 'openembedded-core/meta" is for wrynose, not for blacksail' in refusal(tmp_path, NEXT, configs[NEXT])
+
+
+def test_oe_core_of_the_next_is_not_wrynose(tmp_path, configs):
+    """It has wrynose among the names that it knows."""
+    top = make_trees(tmp_path, "wrynose", configs["wrynose"])
+    core = top / "openembedded-core/meta/conf/layer.conf"
+    core.write_text('LAYERSERIES_CORENAMES = "wrynose blacksail"\nLAYERSERIES_COMPAT_core = "blacksail"\n')
+    assert "is for blacksail, not for wrynose" in refusal(tmp_path, "wrynose", configs["wrynose"])
 
 
 def test_refused_before_anything_is_built(tmp_path, monkeypatch):
@@ -358,6 +389,29 @@ def test_progress_is_told_while_bitbake_is_silent(monkeypatch):
     monkeypatch.setattr(bitbake, "PROGRESS_EVERY", 0.01)
     with bitbake.Progress("wrynose qemuarm64"):
         assert told.wait(10)
+
+
+def test_a_release_is_checked_for_all_machines(tmp_path, configs):
+    """`make oe-check` and `make layer-build` begin so; the board alone has a layer of its own."""
+    for release in RELEASES:
+        make_trees(tmp_path, release, configs[release])
+    assert [trees.release for trees in oetrees.check(str(tmp_path), RELEASES)] == list(RELEASES)
+    (tmp_path / "scarthgap/meta-freescale").rename(tmp_path / "away")
+    with pytest.raises(TestbedError, match="scarthgap/meta-freescale"):
+        oetrees.check(str(tmp_path), RELEASES)
+
+
+@pytest.mark.parametrize(
+    ("named", "checked"), [("", RELEASES), (NEXT, (NEXT,)), ("scarthgap blacksail", ("scarthgap", NEXT))]
+)
+def test_oe_check_is_for_the_named_releases(named, checked):
+    program = "import oe_trees; print(*oe_trees.CHECKED)"
+    environment = {**os.environ, "OE_RELEASES": named}
+    folder = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, env=environment, capture_output=True, text=True, check=True
+    )
+    assert tuple(done.stdout.split()) == checked
 
 
 def test_kas_knows_the_branch_of_bitbake(configs):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from layer_files import LAYER, assignment
-from oe_trees import RELEASES, ROOT
+from oe_trees import CHECKED, ROOT
 
 BACKEND = "xen-dmabuf-backend"
 
@@ -52,7 +52,7 @@ def package_of(module, manifest):
     return package_of(module.split(".")[0], manifest) if "." in module else None
 
 
-@pytest.fixture(params=RELEASES)
+@pytest.fixture(params=CHECKED)
 def missing(request, trees):
     """Return a function that says which of a release's packages files need and a list lacks."""
     python = trees / request.param / "openembedded-core/meta/recipes-devtools/python/python3"

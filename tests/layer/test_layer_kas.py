@@ -8,11 +8,9 @@ import kas
 import pytest
 import yaml
 from layer_files import LAYER
-from oe_trees import MACHINES, RELEASES, ROOT, compose, kas_files
+from oe_trees import MACHINES, NEXT, RELEASES, ROOT, compose, kas_files
 
 FILES = sorted((ROOT / "kas").glob("*.yml"))
-NEXT = "blacksail"
-"""Has no branch of its own yet."""
 AXES = ("kas/testimage.yml", "kas/debug.yml")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from layer_files import LAYER
-from oe_trees import RELEASES, ROOT
+from oe_trees import CHECKED, ROOT
 
 sys.path.insert(0, str(ROOT / "lib"))
 from xen_dmabuf_layer import kernelseries  # noqa: E402
@@ -29,7 +29,7 @@ require recipes-kernel/linux/linux-xen-dmabuf.inc
 VARIABLES = ("SRC_URI", "FILESEXTRAPATHS", "KERNEL_FEATURES", "__depends")
 
 
-@pytest.fixture(params=RELEASES)
+@pytest.fixture(params=CHECKED)
 def release(request, trees):
     """The folder of a release's trees."""
     folder = trees / request.param
