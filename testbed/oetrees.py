@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -67,6 +68,14 @@ def layers(config: Config) -> Iterator[tuple[str | None, str]]:
         for folder, state in (repo.get("layers") or {"": None}).items():
             if state != "disabled":
                 yield (name if "url" in repo else None), folder
+
+
+def enter(core: Path, bitbake: Path, folder: Path) -> str:
+    """The shell command that goes into a build folder and has bitbake's environment from then on."""
+    words = [shlex.quote(str(path)) for path in (bitbake / "lib", core, folder, bitbake)]
+    # oe-core adds to it, and an empty word of it is the build folder: there bitbake 2.19 finds tables that it wrote
+    # as it may not write into its own folder, and fails on them.
+    return "export PYTHONPATH={} && cd {} && . ./oe-init-build-env {} {} >/dev/null".format(*words)
 
 
 @dataclass(frozen=True)

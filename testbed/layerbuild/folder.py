@@ -100,10 +100,8 @@ class Folder:
         if self.inputs.sources is not None:
             mounts["sources"] = self.inputs.sources
         folder = buildroot.WORK / "build" / str(self.config["machine"])
-        enter = (
-            f"cd {_inside('openembedded-core')} && . ./oe-init-build-env {folder} {_inside('bitbake')} >/dev/null && "
-        )
-        return buildroot.command(self.inputs.root, buildroot.Mounts(mounts, self.path), enter + script)
+        enter = oetrees.enter(_inside(oetrees.CORE), _inside("bitbake"), folder)
+        return buildroot.command(self.inputs.root, buildroot.Mounts(mounts, self.path), f"{enter} && {script}")
 
 
 def _inside(repository: str | None) -> Path:

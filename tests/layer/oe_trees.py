@@ -2,7 +2,6 @@
 """Build folders over ready trees of OpenEmbedded (see testbed/oetrees.py) on the machine as it is."""
 
 import os
-import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -54,12 +53,8 @@ class BuildFolder:
         :param log: the file that gets its output while it runs; it may run for an hour.
         :returns: the completed process with all output in its stdout.
         """
-        oe_core = self.trees / self.release / "openembedded-core"
-        bitbake = self.trees / self.release / "bitbake"
-        script = (
-            f"cd {shlex.quote(str(oe_core))} && . ./oe-init-build-env "
-            f"{shlex.quote(str(self.path))} {shlex.quote(str(bitbake))} >/dev/null && {command}"
-        )
+        trees = self.trees / self.release
+        script = f"{oetrees.enter(trees / oetrees.CORE, trees / 'bitbake', self.path)} && {command}"
         with log.open("w") as output:
             done = subprocess.run(["bash", "-c", script], stdout=output, stderr=subprocess.STDOUT, check=False)
         done.stdout = log.read_text()

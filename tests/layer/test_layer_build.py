@@ -391,6 +391,18 @@ def test_progress_is_told_while_bitbake_is_silent(monkeypatch):
         assert told.wait(10)
 
 
+def test_the_build_folder_is_no_place_of_python_modules(tmp_path):
+    """As oe-core's script does it, an empty PYTHONPATH would have it there."""
+    (tmp_path / "core").mkdir()
+    (tmp_path / "core/oe-init-build-env").write_text('PYTHONPATH=$2/lib:$PYTHONPATH; cd "$1"\n')
+    (tmp_path / "bit bake").mkdir()
+    script = f"{oetrees.enter(tmp_path / 'core', tmp_path / 'bit bake', tmp_path)} && pwd && echo $PYTHONPATH"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=True)
+    library = f"{tmp_path}/bit bake/lib"
+    assert done.stdout.splitlines() == [str(tmp_path), f"{library}:{library}"]
+
+
 def test_a_release_is_checked_for_all_machines(tmp_path, configs):
     """`make oe-check` and `make layer-build` begin so; the board alone has a layer of its own."""
     for release in RELEASES:
