@@ -73,7 +73,8 @@ def outcome(text: str) -> Outcome:
     if not found:
         raise TestbedError("bitbake ended without its summary of tasks; is it one of the supported releases?")
     warnings = [line.removeprefix("WARNING: ") for line in text.splitlines() if line.startswith("WARNING: ")]
-    return Outcome(int(found[1]), int(found[2]), warnings, found[0])
+    # each process that parses a recipe says it again
+    return Outcome(int(found[1]), int(found[2]), list(dict.fromkeys(warnings)), found[0])
 
 
 class Progress:

@@ -320,6 +320,11 @@ def test_the_outcome_has_tasks_and_warnings():
     assert done.closing.endswith("all succeeded")
 
 
+def test_a_warning_that_each_process_repeats_is_told_once():
+    warnings = bitbake.outcome(f"WARNING: a: old\nWARNING: b: x\nWARNING: a: old\n{SUCCEEDED}").warnings
+    assert warnings == ["a: old", "b: x"]
+
+
 def test_an_end_without_a_summary_is_no_success():
     with pytest.raises(TestbedError, match="without its summary"):
         bitbake.outcome("NOTE: Tasks Summary: Attempted 3 tasks of which 0 didn't need to be rerun and 1 failed.\n")
