@@ -4,7 +4,7 @@ DESCRIPTION = "One package for each Debian package that has shared libraries, na
                shared-library scan writes Debian's names as dependencies; and an empty package for each other name \
                that the layer's packages and images depend on. Of these, base-passwd, shadow and systemd have what \
                do_rootfs itself works with."
-LICENSE = "CLOSED"
+require recipes-debian/licence.inc
 INHIBIT_DEFAULT_DEPS = "1"
 
 # DEBIAN_DEBS, DEBIAN_LIBRARIES, FILES of each; testbed/layerbuild writes it into the build folder.

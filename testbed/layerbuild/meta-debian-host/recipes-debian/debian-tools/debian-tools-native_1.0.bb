@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 SUMMARY = "Debian's Python, installer, rpmdeps, useradd, dpkg and apt where oe-core's are expected"
 DESCRIPTION = "Programs that tasks call by a path in their native sysroot, so that HOSTTOOLS is not enough."
-LICENSE = "CLOSED"
+require recipes-debian/licence.inc
 PROVIDES += "apt-native python3-native python3-installer-native rpm-native shadow-native"
 
 inherit native

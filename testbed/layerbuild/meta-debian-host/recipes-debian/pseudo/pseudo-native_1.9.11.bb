@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 SUMMARY = "Debian's pseudo where oe-core's is expected"
-LICENSE = "CLOSED"
+require recipes-debian/licence.inc
 PROVIDES += "virtual/fakeroot-native"
 
 inherit native
