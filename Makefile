@@ -28,7 +28,7 @@ help:
 	@echo "make flip-bench     count what a page flip costs: build/flip-bench/bench.md; [ROWS=\"map-gl-640x480...\"] [DOCS=1] [AGAIN=1]"
 	@echo "make input-bench    time input events on their way to a DomU, and what input costs: build/input-bench/bench.md"
 	@echo "make layer-build    real bitbake builds the layer's recipes and images: OE_TREES=folder [RELEASES=wrynose] [KERNEL=none|checked|compiled] [OE_SOURCES=folder]"
-	@echo "make layer-demo     the same, then make demo with these packages: OE_TREES=folder [RELEASE=wrynose] [OE_SOURCES=folder]"
+	@echo "make layer-demo     the same, then make demo with these packages: OE_TREES=folder [RELEASE=wrynose] [KERNEL=none|compiled] [OE_SOURCES=folder]"
 	@echo "make oe-check       heavy checks of the layer with OE_TREES=folder of the trees [RELEASES=wrynose]"
 	@echo "make clean          remove build/; make clean-cache removes the testbed's cache"
 
@@ -114,7 +114,7 @@ layer-build: $(VENV)/.ready
 	@$(RUN) -m testbed layer-build "$(OE_TREES)" $(if $(RELEASES),--release $(RELEASES)) --sources "$(OE_SOURCES)" --kernel $(or $(KERNEL),checked)
 
 layer-demo: $(VENV)/.ready
-	@$(RUN) -m testbed layer-demo "$(OE_TREES)" $(if $(RELEASE),--release $(RELEASE)) --sources "$(OE_SOURCES)"
+	@$(RUN) -m testbed layer-demo "$(OE_TREES)" $(if $(RELEASE),--release $(RELEASE)) --sources "$(OE_SOURCES)" --kernel $(or $(KERNEL),none)
 
 clean:
 	rm -rf build

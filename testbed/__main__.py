@@ -75,8 +75,10 @@ def _layer_build(arguments: argparse.Namespace) -> int:
 
 def _layer_demo(arguments: argparse.Namespace) -> int:
     from . import layerdemo
+    from .layerbuild import kernel
 
-    return layerdemo.play(arguments.trees, arguments.release, arguments.sources, BUILD / "layer-demo")
+    until = kernel.Until(arguments.kernel)
+    return layerdemo.play(arguments.trees, arguments.release, arguments.sources, until, BUILD / "layer-demo")
 
 
 def _host_packages(_: argparse.Namespace) -> int:
@@ -133,6 +135,8 @@ def main() -> int:
             command.add_argument("--kernel", choices=("none", "checked", "compiled"), default="checked")
         elif name == "layer-demo":
             command.add_argument("--release", default="wrynose", help="default: wrynose")
+            words = "whose kernel is booted: the testbed's, or bitbake's (default: none of bitbake's)"
+            command.add_argument("--kernel", choices=("none", "compiled"), default="none", help=words)
     arguments = parser.parse_args()
     try:
         status: int = arguments.function(arguments)

@@ -90,13 +90,13 @@ def _without_our_ioctls(scene: Scene) -> tuple[str, Callable[[], str]]:
     return f"(d) without our ioctls {claim}", functools.partial(proof, scene)
 
 
-def run(folder: Path, product: Product | None = None) -> Report:
+def run(folder: Path, product: Product | None = None, own_kernel: Callable[[], Path] | None = None) -> Report:
     """Build what is missing, boot, prove, write the report. Raises TestbedError if it can't be run.
 
-    ``product``: the one that the environment chooses, if none is given.
+    ``product``: the one that the environment chooses, if none is given; ``own_kernel``: machine.build()'s.
     """
     product = product or chosen()
-    images = machine.build(product)
+    images = machine.build(product, own_kernel=own_kernel)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     report = Report(product=list(product.origin))

@@ -32,19 +32,21 @@ def build(
     product: Product | None = None,
     guest_kernel: Callable[[], Path] = kernel_guest.build,
     more: Sequence[str] = (),
+    own_kernel: Callable[[], Path] | None = None,
 ) -> Images:
     """Build what is not cached, with the product that is chosen by the environment if none is given.
 
     ``guest_kernel`` builds the folder of the kernel with the guest's series, which DomUs can boot, too.
-    ``more``: packages of Debian that Dom0 has besides.
+    ``more``: packages of Debian that Dom0 has besides. ``own_kernel`` builds the folder of a kernel with both series,
+    which Dom0 and all DomUs boot in place of the testbed's.
     """
     product = product or chosen()
     _prepare()
-    built = kernel.build()
+    built = (own_kernel or kernel.build)()
     return Images(
         xen=xen.build(),
         kernel=built / "Image",
-        dom0=rootfs.build_dom0(product, built, guest_kernel(), more),
+        dom0=rootfs.build_dom0(product, built, built if own_kernel else guest_kernel(), more),
         domu=rootfs.build_domu(product, built),
     )
 

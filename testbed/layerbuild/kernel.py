@@ -16,6 +16,8 @@ from . import bitbake, buildroot
 from .folder import Folder
 
 RECIPE = "linux-yocto"
+KERNEL = "kernel"
+"""Folder of a machine's output that the compiled one is in."""
 HOST = "git://git.yoctoproject.org"
 
 
@@ -26,11 +28,12 @@ class Until(enum.Enum):
     CHECKED = "checked"
     """Patches applied, configured, and every option that the layer needs found in .config."""
     COMPILED = "compiled"
+    """Image and modules, too."""
 
     @property
     def task(self) -> str:
         """The last task."""
-        return "compile" if self is Until.COMPILED else "xen_dmabuf_configcheck"
+        return "install" if self is Until.COMPILED else "xen_dmabuf_configcheck"
 
 
 def build(folder: Folder, until: Until, output: Path) -> None:
@@ -40,6 +43,29 @@ def build(folder: Folder, until: Until, output: Path) -> None:
     for warning in done.warnings:
         say(f"{folder.name}: warning: {warning}")
     say(f"{folder.name}: {RECIPE} up to do_{until.task}: {done.closing}")
+    if until is Until.COMPILED:
+        _copy(folder, output / str(folder.config["machine"]) / KERNEL)
+
+
+def _copy(folder: Folder, target: Path) -> None:
+    """Image and modules/ as the testbed's own kernels have them; symbols for a debugger stay with bitbake."""
+    images = list((folder.tmp / "work").glob(f"*/{RECIPE}/*/image"))
+    if len(images) != 1:
+        raise TestbedError(
+            f'"{folder.tmp}/work" has {len(images)} kernels of {RECIPE}, not one; run "make clean-cache"'
+        )
+    (boot,) = (images[0] / "boot").glob("Image-*")
+    target.mkdir(parents=True)
+    shutil.copy(boot, target / "Image")
+    (modules,) = images[0].glob("**/lib/modules/*/")
+    copied = Path(shutil.copytree(modules, target / "modules/lib/modules" / modules.name, symlinks=True))
+    for link in (copied / "build", copied / "source"):
+        link.unlink(missing_ok=True)
+    for module in copied.rglob("*.ko"):
+        process.run(["aarch64-linux-gnu-strip", "--strip-debug", str(module)], what=module.name)
+    # an image's build does so when it installs the packages
+    process.run(["depmod", "-b", str(target / "modules"), modules.name], what="depmod")
+    say(f'{folder.name}: Linux {modules.name}: "{target}"')
 
 
 def from_clones(folder: Folder) -> str:

@@ -237,12 +237,16 @@ def test_the_command_line_refuses_in_one_sentence(tmp_path, name):
     assert done.stderr.count("\n") == 1
 
 
+def play(folder, until=run.kernel.Until.NONE):
+    return layerdemo.play("trees", "wrynose", "", until, folder / "out")
+
+
 def test_a_second_demo_in_the_same_folder_is_refused(tmp_path, monkeypatch):
     """It would take away the packages that the first one makes its roots of."""
     monkeypatch.setenv(cache.ENVIRONMENT, str(tmp_path / "cache"))
-    monkeypatch.setattr(layerdemo.run, "run", lambda *_: layerdemo.play("trees", "wrynose", "", tmp_path / "out"))
+    monkeypatch.setattr(layerdemo.run, "run", lambda *_: play(tmp_path))
     with pytest.raises(TestbedError, match=r'another "make layer-demo" works in ".*/out"; wait'):
-        layerdemo.play("trees", "wrynose", "", tmp_path / "out")
+        play(tmp_path)
 
 
 def test_packages_that_were_not_built_are_no_demo(tmp_path, monkeypatch):
@@ -251,7 +255,7 @@ def test_packages_that_were_not_built_are_no_demo(tmp_path, monkeypatch):
     monkeypatch.setattr(layerdemo.run, "run", lambda wanted, output: 0)
     monkeypatch.setattr(layerdemo.demo, "run", lambda *_: pytest.fail("it boots"))
     with pytest.raises(TestbedError, match="no packages.*make layer-build"):
-        layerdemo.play("trees", "wrynose", "", tmp_path / "out")
+        play(tmp_path)
 
 
 def test_another_libc_makes_another_root(monkeypatch):
