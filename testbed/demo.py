@@ -1,93 +1,93 @@
 # SPDX-License-Identifier: MIT
-"""The main job, shown: ``make demo``."""
+"""The main job, shown: ``make demo``. The image's own cases, with QEMU's scan-out for a screen."""
 
 from __future__ import annotations
 
-import functools
+import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import debian, debianroot, machine, pointing, proofs
+from oeqa.runtime.cases.xen_dmabuf_release import XenDmabufReleaseTest
+from oeqa.runtime.xen_dmabuf import picture
+
+from . import debian, debianroot, evidence, machine
 from .cache import say
-from .display import DomU
-from .errors import LostVMError, ProofError
+from .errors import LostVMError
+from .evidence import Claim, Evidence
+from .guest import Dom0
+from .person import PersonTest
 from .product import Product, chosen
-from .proofs import Scene
+from .qemu import Qemu
 from .report import Proof, Report
 
-
-def _prove(report: Report, claim: str, proof: Callable[[], str]) -> bool:
-    say(f"proving: {claim}")
-    started = time.monotonic()
-    try:
-        seen, held = proof(), True
-    except (ProofError, TimeoutError, AssertionError) as error:
-        seen, held = str(error), False
-    report.proofs.append(Proof(claim, held, seen, round(time.monotonic() - started, 1)))
-    print(f"   {'yes' if held else 'NO '}  {seen}", flush=True)
-    return held
+RELEASED = "a DomU destroyed while it flips leaves nothing, and hurts nobody"
 
 
-def _started(start: Callable[[], object], what: str) -> Callable[[], str]:
-    def proof() -> str:
-        start()
-        return what
-
-    return proof
-
-
-def _play(report: Report, scene: Scene, product: Product) -> None:
-    """All proofs in their order."""
-    domu = scene.domu
-
-    def start() -> None:
-        with pointing.enlarged_if_there_is_room(scene):
-            domu.boot()
-        domu.run_pattern("--hold")
-
-    def again() -> str:
-        domu.start_pattern("--hold")
-        return proofs.pattern_is_exact(scene, rounds=1, title="again")
-
-    steps: list[tuple[str, Callable[[], str]]] = [
-        ("a DomU starts with its virtual display", _started(start, "the test pattern runs in the DomU")),
-        *product.steps(scene),
-        ("(a) Dom0's screen equals the DomU's frames, pixel by pixel", lambda: proofs.pattern_is_exact(scene)),
-        ("(b) DomU and Dom0 share the memory of the picture", lambda: proofs.memory_is_shared(scene)),
-        ("(c) the backend touches no pixel", lambda: proofs.nothing_is_copied(scene)),
-        ("(e) Xen's grant table: pages mapped while shown, none after", lambda: proofs.grants_equal_pages(scene)),
-        (
-            "the DomU starts a Weston of its own",
-            _started(domu.start_weston, "Weston runs in the DomU, on drm_xen_front"),
-        ),
-        ("that Weston is on Dom0's screen, pixel by pixel", lambda: proofs.weston_is_exact(scene)),
-        ("what is typed in its window arrives in the DomU", lambda: proofs.typed_text_arrives(scene)),
-        (
-            "clicks and touches land where they are done, also in a scaled window",
-            lambda: pointing.clicks_and_touches_land(scene),
-        ),
-        ("the DomU destroyed while it flips hurts nobody", lambda: proofs.crash_is_survived(scene)),
-        ("the DomU, started again, has its picture again", again),
-        _without_our_ioctls(scene),
-        ("and with them the picture comes back", lambda: proofs.picture_comes_back(scene)),
+def claims(product: Product) -> list[Claim]:
+    """In the order in which they are looked into."""
+    own = [
+        ("(a) Dom0's screen equals the DomU's frames, pixel by pixel", "test_frames_are_exact_and_in_order"),
+        ("(b) DomU and Dom0 share the memory of the picture", "test_memory_is_shared_both_ways"),
+        ("(c) the backend touches no pixel", "test_no_pixel_is_copied_or_mapped"),
+        *product.claims,
+        (f"(d) without our ioctls {_refusal()}", "test_without_the_ioctls_and_with_them_again"),
+        ("(e) Xen's grant table: pages mapped while shown, none after", "test_grants_equal_pages"),
     ]
-    for claim, proof in steps:
-        if not _prove(report, claim, proof):
-            say("a proof did not hold; the rest is not tried")
-            journal = scene.dom0.try_run("journalctl -b --no-pager -u xen-dmabuf-backend -u weston -n 200").output
-            (scene.folder / "journal.txt").write_text(journal, encoding="utf-8")
-            return
+    person = [
+        ("another DomU's Weston is on Dom0's screen, pixel by pixel", "test_weston_of_the_domu"),
+        ("what is typed in its window arrives in the DomU", "test_typed_text_arrives"),
+        ("clicks and touches land where they are done, also in a scaled window", "test_clicks_and_touches_land"),
+    ]
+    return [
+        *(Claim(sentence, product.cases, method) for sentence, method in own),
+        Claim(RELEASED, XenDmabufReleaseTest, "test_destroyed_while_flipping"),
+        *(Claim(sentence, PersonTest, method) for sentence, method in person),
+    ]
 
 
-def _without_our_ioctls(scene: Scene) -> tuple[str, Callable[[], str]]:
-    """(d), as the suite's Mesa has it."""
+def _refusal() -> str:
+    """As the suite's Mesa has it."""
     if debianroot.suite() == debian.SUITE:
-        claim, proof = "the device refuses the DomU's pages", proofs.foreign_buffer_is_refused
-    else:
-        claim, proof = "a CPU can read the DomU's pages, whatever a device would say", proofs.foreign_buffer_is_mapped
-    return f"(d) without our ioctls {claim}", functools.partial(proof, scene)
+        return "the device refuses the DomU's pages"
+    return "a CPU can read the DomU's pages, whatever a device would say"
+
+
+class Teller:
+    """Tells what is found out as it is, and writes it into a report's folder."""
+
+    def __init__(self, report: Report, folder: Path, dom0: Dom0) -> None:
+        self.report = report
+        self.folder = folder
+        self._dom0 = dom0
+
+    def begin(self, claim: Claim) -> None:
+        """A line, since it takes its time."""
+        say(f"proving: {claim.sentence}")
+
+    def end(self, found: Evidence) -> None:
+        """The answer."""
+        self.report.proofs.append(Proof(found.claim.sentence, found.held, found.seen, found.seconds))
+        print(f"   {'yes' if found.held else 'NO '}  {found.seen}", flush=True)
+        self._show(found.claim.method.removeprefix("test_"), found.pictures)
+        if not found.held:
+            say("a proof did not hold; the rest is not tried")
+            journal = self._dom0.try_run("journalctl -b --no-pager -u 'xen-dmabuf*' -u weston -n 200").output
+            (self.folder / "journal.txt").write_text(journal, encoding="utf-8")
+
+    def _show(self, name: str, rows: Sequence[evidence.Row]) -> None:
+        names = [[f"{name}-{row}-{column}.png" for column in range(len(shown))] for row, shown in enumerate(rows)]
+        for shown, files in zip(rows, names, strict=True):
+            for (_caption, seen), file in zip(shown, files, strict=True):
+                evidence.save(seen, self.folder / file)
+            self.report.pictures.append([(caption, file) for (caption, _), file in zip(shown, files, strict=True)])
+
+    def film(self, caption: str, pictures: Sequence[picture.Picture]) -> None:
+        """Pictures that follow each other."""
+        file = re.sub(r"\W+", "-", caption.lower()) + ".webp"
+        evidence.animate(pictures, self.folder / file)
+        self.report.pictures.append([(caption, file)])
 
 
 def run(folder: Path, product: Product | None = None, own_kernel: Callable[[], Path] | None = None) -> Report:
@@ -103,15 +103,9 @@ def run(folder: Path, product: Product | None = None, own_kernel: Callable[[], P
     started = time.monotonic()
     try:
         with machine.boot(images, folder) as (qemu, dom0):
-            report.machine = " · ".join(
-                dom0.run(
-                    "xl info xen_version 2>/dev/null || xl info | sed -n 's/^xen_version *: //p'; uname -rm; "
-                    "weston --version"
-                ).split("\n")
-            ).strip(" ·")
+            report.machine = _machine(dom0)
             say(f"machine: {report.machine}; booted in {time.monotonic() - started:.0f} s")
-            scene = Scene(qemu, dom0, DomU(qemu, dom0), folder, report.pictures)
-            _play(report, scene, product)
+            _play(report, folder, product, qemu, dom0)
     except LostVMError as error:
         report.proofs.append(Proof("the virtual machine lives", False, str(error), 0))
         raise
@@ -120,3 +114,14 @@ def run(folder: Path, product: Product | None = None, own_kernel: Callable[[], P
         report.write(folder)
     say(f"boot to end: {report.seconds:.0f} s; report: {folder / 'report.html'}")
     return report
+
+
+def _machine(dom0: Dom0) -> str:
+    asked = "xl info xen_version 2>/dev/null || xl info | sed -n 's/^xen_version *: //p'; uname -rm; weston --version"
+    return " · ".join(dom0.run(asked).split("\n")).strip(" ·")
+
+
+def _play(report: Report, folder: Path, product: Product, qemu: Qemu, dom0: Dom0) -> None:
+    teller = Teller(report, folder, dom0)
+    target = evidence.Watching(qemu, dom0)
+    evidence.collect(target, claims(product), teller, machine=qemu, product=product, film=teller.film)

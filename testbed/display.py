@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""DomUs with a screen, as the proofs use them."""
+"""DomUs with a screen and a network, as tests and benchmarks of the testbed's own use them."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,14 @@ from PIL import Image
 
 from oeqa.runtime.xen_dmabuf import dom0 as image_test
 
+from . import pattern
 from .deadline import wait_until
 from .errors import ProofError
 from .guest import Dom0, Guest, Json, Target
 from .pattern import Pixels
 from .qemu import DOMU_ADDRESSES, Qemu
 
-PAGE = 4096
-PROBE = "/usr/lib/xen-dmabuf/xen_dmabuf_probe.py"
-
+RELEASE_SECONDS = 30
 PATTERN_INIT = "init=/usr/lib/xen-dmabuf/pattern-init"
 
 
@@ -50,11 +50,6 @@ class DomU(Guest):
     def boot(self) -> None:
         """Create the domain with systemd but without its Weston, and wait until it answers."""
         self._create(_kernel_line(self.name, "systemd.unit=multi-user.target"))
-
-    def run_pattern(self, options: str) -> None:
-        """Start the test pattern in a domain that boot() has made and wait until it answers."""
-        self.run(f"systemd-run --quiet --collect xen-dmabuf-pattern run {options}")
-        self._wait_for_pattern()
 
     def start_weston(self) -> None:
         """Start Weston in a domain that boot() has made, and wait until it is ready."""
@@ -99,15 +94,6 @@ class DomU(Guest):
         self.run("rm -f /run/pattern.stop")
         self._wait_for_pattern()
 
-    def grab(self) -> Pixels:
-        """What the DomU has drawn into the framebuffer on its screen, read inside the DomU."""
-        self.run("xen-dmabuf-pattern grab > /tmp/grab")
-        data = self.read_file("/tmp/grab")
-        head, pixels = data.split(b"\n", 1)
-        width, height, pitch = (int(word) for word in head.split()[:3])
-        rows = np.frombuffer(pixels, np.uint8, pitch * height).reshape(height, pitch)
-        return rows[:, : width * 4].reshape(height, width, 4)[:, :, 2::-1].copy()
-
     def backend_status(self) -> Json:
         """This domain in the backend's status."""
         domains: list[Json] = self.dom0.status()["domains"]
@@ -128,17 +114,52 @@ def screenshot(machine: Qemu, target: Path, output: int = 0) -> Pixels:
         return np.asarray(image.convert("RGB"))
 
 
-def save(pixels: Pixels, target: Path) -> None:
-    """Write a picture as PNG."""
-    Image.fromarray(pixels).save(target)
-
-
-def animate(frames: list[Pixels], target: Path) -> None:
-    """Write pictures as an animated WebP, half a second each, without loss."""
-    first, *rest = map(Image.fromarray, frames)
-    first.save(target, save_all=True, append_images=rest, duration=500, loop=0, lossless=True)
-
-
 def mapped_grants(dom0: Dom0, domid: int) -> int:
     """How many pages of a domain Dom0 has mapped, from Xen's own table; AssertionError if Xen doesn't say."""
     return image_test.Dom0(Target(dom0)).grants(domid)
+
+
+@dataclass
+class Scene:
+    """A machine, and the DomU that a test looks at; pictures go to ``folder``."""
+
+    machine: Qemu
+    dom0: Dom0
+    domu: DomU
+    folder: Path
+
+
+def shown_exactly(scene: Scene, name: str, screen: Json) -> pattern.Sighting:
+    """The screen shows the DomU's frame exactly; ``name``.png. The frame is answered when Weston has drawn it; what
+    virtio-gpu scans out may be one refresh behind, so a held frame gets a moment to arrive."""
+    last: list[ProofError] = []
+
+    def settled() -> pattern.Sighting | None:
+        try:
+            return pattern.require_exact(
+                screenshot(scene.machine, scene.folder / f"{name}.png"),
+                screen["width"],
+                screen["height"],
+                screen["stream"],
+                screen["frame"],
+            )
+        except ProofError as error:
+            last[:] = [error]
+            return None
+
+    try:
+        return wait_until(settled, 20, "the DomU's frame on Dom0's screen")
+    except TimeoutError as error:
+        raise ProofError(f"{last[0]} (for 20 s)") from error
+
+
+def wait_until_gone(scene: Scene, domid: int) -> None:
+    """Wait until neither Xen (no zombie) nor the backend has a destroyed domain any more."""
+    scene.domu.forget()
+
+    def gone() -> bool:
+        return all(d["domid"] != domid for d in scene.dom0.domains()) and all(
+            d["domid"] != domid for d in scene.dom0.status()["domains"]
+        )
+
+    wait_until(gone, RELEASE_SECONDS, f"domain {domid} and its state in the backend to vanish")

@@ -186,10 +186,6 @@ class Dom0(Guest):
         text = wait_until(lambda: self.run("xl list -l 2>/dev/null || true").strip(), 30, "xl list -l")
         return [entry for entry in json.loads(text) if entry["domid"] != 0]
 
-    def mapped_dmabufs(self, unit: str) -> int:
-        """How many mappings of dma-bufs a unit's main process has."""
-        return int(self.run(f"grep -c /dmabuf: /proc/$(systemctl show -P MainPID {unit})/maps; true"))
-
     def status(self) -> Json:
         """The backend's own state."""
         status: Json = json.loads(self.run(STATUS))

@@ -28,8 +28,12 @@ class Sighting:
 
 def frame(width: int, height: int, stream: int, number: int) -> Pixels:
     """The frame that clients/pattern draws."""
-    data = b"".join(picture.frame(width, height, stream, number))
-    return np.frombuffer(data, np.uint8).reshape(height, width, 3)
+    return array(picture.frame(width, height, stream, number))
+
+
+def array(rows: picture.Picture) -> Pixels:
+    """A picture of the image tests'."""
+    return np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), -1, 3)
 
 
 def _magic_positions(screen: Pixels, cell: int) -> list[tuple[int, int]]:

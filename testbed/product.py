@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from .proofs import Scene
+from oeqa.runtime.cases.xen_dmabuf_zerocopy import XenDmabufZeroCopyTest
 
 ENVIRONMENT = "XEN_DMABUF_PACKAGES"
 """A folder with packages that bitbake built; unset or empty: this repository's files."""
@@ -16,15 +16,20 @@ DOM0, DOMU = "dom0", "domu"
 KIOSK = "usr/share/xen-dmabuf/kiosk"
 """In Dom0's root: what makes a kiosk of it (xen-dmabuf-weston-kiosk), put aside as a root of its own."""
 
-Step = tuple[str, Callable[[], str]]
-"""A claim, and the proof that tells what was seen."""
-
 
 class Product(Protocol):
     """Fills in what Debian and the testbed don't bring. ``side`` is DOM0 or DOMU."""
 
     stage: str
     """Before the names of the cache's roots that it is in."""
+
+    @property
+    def cases(self) -> type[XenDmabufZeroCopyTest]:
+        """The image's cases of the picture, or these with more: that running Dom0 and DomU have just its files."""
+
+    @property
+    def claims(self) -> Sequence[tuple[str, str]]:
+        """What more there is: sentences, each with the case that shows it."""
 
     @property
     def origin(self) -> Sequence[str]:
@@ -35,9 +40,6 @@ class Product(Protocol):
 
     def install(self, side: str, root: Path) -> None:
         """Put its files into a root; ``root.parent`` is for scratch. Raises TestbedError."""
-
-    def steps(self, scene: Scene) -> list[Step]:
-        """Proofs that a running DomU and Dom0 have just these files; the DomU shows its pattern."""
 
 
 def chosen() -> Product:

@@ -78,16 +78,11 @@ def build_dom0(product: Product, kernel: Path, guest_kernel: Path, more: Sequenc
     """
     name = f"{DOM0}-more" if more else DOM0
     packages = debianroot.bootstrap(name, [*debianroot.BASE_PACKAGES, *debianroot.DOM0_PACKAGES, *more])
-    inputs = {
-        "kernel": kernel.name,
-        "guest kernel": guest_kernel.name,
-        "probe": cache.digest([layout.PROBE]),
-    }
+    inputs = {"kernel": kernel.name, "guest kernel": guest_kernel.name}
 
     def fill(root: Path) -> None:
         _modules(root, kernel)
         shutil.copytree(kernel / "selftests", root / "usr/lib/xen-dmabuf/selftests")
-        shutil.copy(layout.PROBE, root / "usr/lib/xen-dmabuf" / layout.PROBE.name)
         (root / layout.IMAGES).mkdir(parents=True)
         shutil.copy(kernel / "Image", root / layout.IMAGES / "domu-kernel")
         shutil.copy(guest_kernel / "Image", root / layout.IMAGES / "domu-kernel-guest")

@@ -4,15 +4,12 @@
 from __future__ import annotations
 
 import contextlib
-import io
 from collections.abc import Iterator
 
-import numpy as np
-from PIL import Image
+from oeqa.runtime.xen_dmabuf import picture
 
 from .deadline import wait_until
 from .guest import Dom0
-from .pattern import Pixels
 
 UNIT = "software-weston"
 FOLDER = f"/run/{UNIT}"
@@ -27,18 +24,17 @@ class SoftwareWeston:
     def __init__(self, dom0: Dom0) -> None:
         self._dom0 = dom0
 
-    def screenshot(self) -> Pixels:
+    def screenshot(self) -> picture.Picture:
         """What it has drawn."""
         self._dom0.run(
             f"cd {FOLDER} && rm -f *.png && {_ENVIRONMENT} WAYLAND_DISPLAY=wayland-0 weston-screenshooter "
             "&& mv *.png screen"
         )
-        with Image.open(io.BytesIO(self._dom0.read_file(f"{FOLDER}/screen"))) as image:
-            return np.asarray(image.convert("RGB"))
+        return picture.read_png(self._dom0.read_file(f"{FOLDER}/screen"))
 
     def mapped_dmabufs(self) -> int:
         """How many mappings of dma-bufs its process has."""
-        return self._dom0.mapped_dmabufs(UNIT)
+        return int(self._dom0.run(f"grep -c /dmabuf: /proc/$(systemctl show -P MainPID {UNIT})/maps; true"))
 
 
 @contextlib.contextmanager

@@ -7,11 +7,12 @@ import shutil
 import sys
 from pathlib import Path
 
+from oeqa.runtime.cases.xen_dmabuf_zerocopy import XenDmabufZeroCopyTest
+
 from . import cache, cross, debianroot, guest_programs, layout, process, product
 from .debianroot import DIST_PACKAGES, UNITS
 from .errors import TestbedError
-from .product import DOM0, KIOSK, Step
-from .proofs import Scene
+from .product import DOM0, KIOSK
 
 _PYWAYLAND = {"trixie": "pywayland==0.4.18", "forky": "pywayland==0.4.19"}
 """PyPI's wheel of the version that a suite packages; Debian's package has the core protocol only."""
@@ -34,6 +35,8 @@ class Sources:
     """The product of the files here."""
 
     stage = ""
+    cases = XenDmabufZeroCopyTest
+    claims: tuple[tuple[str, str], ...] = ()
     origin = ("The product's files were copied and compiled from this repository by the testbed, not packaged.",)
 
     def inputs(self, side: str) -> dict[str, str]:
@@ -48,9 +51,6 @@ class Sources:
             _dom0(root)
         else:
             _domu(root)
-
-    def steps(self, scene: Scene) -> list[Step]:
-        return []
 
 
 def _dom0(root: Path) -> None:

@@ -3,16 +3,14 @@
 
 from __future__ import annotations
 
-import functools
 import shutil
 from pathlib import Path
 
 from .. import cache, debianroot, process
 from ..debianroot import DIST_PACKAGES
 from ..errors import TestbedError
-from ..product import DOM0, DOMU, KIOSK, Step
-from ..proofs import Scene
-from . import debs, dependencies, install, proofs, standins
+from ..product import DOM0, DOMU, KIOSK
+from . import cases, debs, dependencies, install, standins
 
 # As the image recipes have it; the tests' packages are those of kas/testimage.yml. Dom0's network is the testbed's:
 # xen-dmabuf-guest-network waits for DHCP.
@@ -37,6 +35,11 @@ class Packages:
     """The packages of a folder that bitbake filled. Raises TestbedError unless they are all there and fit together."""
 
     stage = "packaged-"
+    cases = cases.PackagesTest
+    claims = (
+        ("Dom0's and the DomU's product is what bitbake packaged, file by file", "test_files_are_the_packages"),
+        ("and the DomU's flips are served by that C", "test_packaged_c_serves_flips"),
+    )
 
     def __init__(self, folder: Path) -> None:
         if debianroot.suite() != standins.SUITE:
@@ -84,15 +87,9 @@ class Packages:
         if side == DOM0:
             _load(root)
 
-    def steps(self, scene: Scene) -> list[Step]:
-        dom0, domu = (self._sides[side].debs for side in (DOM0, DOMU))
-        return [
-            (
-                "Dom0's and the DomU's product is what bitbake packaged, file by file",
-                functools.partial(proofs.files_are_the_packages, scene, dom0, domu),
-            ),
-            ("and the DomU's flips are served by that C", functools.partial(proofs.packaged_c_serves_flips, scene)),
-        ]
+    def files(self, side: str) -> dict[str, str]:
+        """SHA-256 of each file of a side's packages, by its path without a slash before it."""
+        return {path: digest for deb in self._sides[side].debs for path, digest in deb.files().items()}
 
 
 def _make_room(root: Path) -> None:

@@ -5,24 +5,20 @@ Without QEMU or the images these tests fail: they never pass or skip silently. A
 machine ends the run with its own message, since it says nothing about the product.
 """
 
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from testbed import machine
-from testbed.display import DomU
+from testbed.display import DomU, Scene
 from testbed.errors import LostVMError
+from testbed.evidence import Claim, Evidence, Watching, collect
 from testbed.guest import Target
 from testbed.layout import REPOSITORY
-from testbed.proofs import Scene
 
 FOLDER = REPOSITORY / "build" / "test"
 # Room for one window of the usual 640x480: what Dom0's Weston draws and writes into pictures costs the tests' time.
 SCREEN = (800, 600)
-# The image's cases and, before them, what stands in for oe-core's own oeqa: together they are one package.
-sys.path[:0] = [str(Path(__file__).parent / "oeqa_stand_in"), str(REPOSITORY / "lib")]
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +33,7 @@ def image_tests(booted):
     """Gives lib/oeqa's cases the booted Dom0 as their target."""
     from oeqa.runtime.case import OERuntimeTestCase
 
-    OERuntimeTestCase.tc = SimpleNamespace(target=Target(booted[1]), td={})
+    OERuntimeTestCase.tc = SimpleNamespace(target=Target(booted[1]), td={}, dom0=booted[1])
 
 
 @pytest.fixture
@@ -49,6 +45,29 @@ def scene(booted):
     for domain in dom0.domains():
         dom0.try_run(f"xl destroy {domain['domid']}")
     domu.forget()
+
+
+@pytest.fixture
+def look(scene):
+    """look(cases, method, …): the image's cases hold on the machine's own screen, what QEMU scans out."""
+
+    def held(cases, *methods):
+        findings = Findings()
+        claims = [Claim(method, cases, method) for method in methods]
+        target = Watching(scene.machine, scene.dom0)
+        assert collect(target, claims, findings, machine=scene.machine, film=lambda *_: None), findings.last.seen
+
+    return held
+
+
+class Findings:
+    """A reader of evidence that keeps the last piece."""
+
+    def begin(self, claim):
+        self.last = Evidence(claim, False, "not looked into")
+
+    def end(self, evidence):
+        self.last = evidence
 
 
 @pytest.fixture

@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: MIT
 """gntdev's own exporter of dma-bufs: what a device, the CPU and a compositor get of a granter's pages."""
 
-import contextlib
-
 import pytest
 import selftests
 
-from testbed import kernel, kernel_programs, pattern, proofs, software_weston
-from testbed.deadline import wait_until
-from testbed.display import PAGE, mapped_grants
-from testbed.errors import ProofError
+from oeqa.runtime.xen_dmabuf import picture
+from oeqa.runtime.xen_dmabuf.case import SHOWN_SECONDS, XenDmabufCase
+from oeqa.runtime.xen_dmabuf.dom0 import poll
+from testbed import kernel, kernel_programs, software_weston
 
-pytestmark = pytest.mark.testbed
-CONFIGURATION = "/etc/xen-dmabuf/backend.toml"
+pytestmark = [pytest.mark.testbed, pytest.mark.usefixtures("image_tests")]
+CONFIGURATION = f'''
+[display]
+socket = "{software_weston.SOCKET}"
+[gpu.default]
+strategies = ["export"]
+'''
 
 
 def test_devices_and_programs_see_the_granters_pages(scene):
@@ -25,66 +28,36 @@ def test_devices_and_programs_see_the_granters_pages(scene):
     assert selftests.tap(result).passed == 23
 
 
-@contextlib.contextmanager
-def configured(dom0, text):
-    """Another configuration of the backend for DomUs that start meanwhile."""
-    dom0.run(
-        f"cp {CONFIGURATION} /run/backend.toml.kept && printf '%b' '{text}' > {CONFIGURATION} && "
-        "systemctl reload xen-dmabuf-backend"
-    )
-    try:
-        yield
-    finally:
-        dom0.run(f"mv /run/backend.toml.kept {CONFIGURATION} && systemctl reload xen-dmabuf-backend")
+class ExportTest(XenDmabufCase):
+    """Strategy "export" by a compositor that takes it."""
 
+    def test_export_reaches_a_compositor(self):
+        """One that draws by CPU maps gntdev's dma-buf and shows the DomU's pages.
 
-def shown_exactly(weston, screen):
-    """Wait until the compositor shows that frame, every pixel of it."""
-    last = []
-
-    def settled():
-        try:
-            return pattern.require_exact(
-                weston.screenshot(), screen["width"], screen["height"], screen["stream"], screen["frame"]
-            )
-        except ProofError as error:
-            last[:] = [error]
-            return None
-
-    try:
-        wait_until(settled, 20, "the DomU's frame")
-    except TimeoutError as error:
-        raise ProofError(f"{last[0]} (for 20 s)") from error
-
-
-def test_export_reaches_a_compositor(scene):
-    """Strategy "export": a compositor that draws by CPU maps gntdev's dma-buf and shows the DomU's pages.
-
-    This compositor keeps its mappings when the wl_buffers are gone (whether that is Weston's doing or Mesa's is not
-    known): the grants end with it.
-    """
-    domu = scene.domu
-    text = f'[display]\\nsocket = "{software_weston.SOCKET}"\\n[gpu.default]\\nstrategies = ["export"]\\n'
-    with configured(scene.dom0, text):
-        with software_weston.running(scene.dom0) as weston:
-            domu.start_pattern()
-            domu.screens("hold")
+        This compositor keeps its mappings when the wl_buffers are gone (whether that is Weston's doing or Mesa's is not
+        known): the grants end with it.
+        """
+        self.addCleanup(self.dom0.restore_backend)
+        self.dom0.configure_backend(CONFIGURATION)
+        domu = self.domu()
+        with software_weston.running(self.tc.dom0) as weston:
+            domu.start()
             for _ in range(3):
-                screen = domu.screens("flip 3", timeout=120)[0]
-                assert not screen["error"]
-                shown_exactly(weston, screen)
+                (screen,) = domu.screens("flip 3", 120)
+                self.assertFalse(screen["error"])
+                drawn = picture.frame(screen["width"], screen["height"], screen["stream"], screen["frame"])
+                poll(lambda drawn=drawn: picture.find(weston.screenshot(), drawn), SHOWN_SECONDS, f"frame {screen}")
             buffers = domu.buffers()
-            assert {buffer["strategy"] for buffer in buffers} == {"export"}
-            assert weston.mapped_dmabufs() == len(buffers) == 2
-            print(f"\n{proofs.nothing_is_copied(scene, flips=10)}", flush=True)
-            shown = mapped_grants(scene.dom0, domu.domid)
+            self.assertEqual({buffer["strategy"] for buffer in buffers}, {"export"})
+            self.assertEqual((weston.mapped_dmabufs(), len(buffers)), (2, 2))
+            self.assert_nothing_is_copied(domu, flips=10)
+            shown, pages = self.dom0.grants(domu.domid), domu.pages()
             domu.stop_pattern()
-        pages = len(buffers) * screen["pitch"] * screen["height"] // PAGE
-        wait_until(
-            lambda: mapped_grants(scene.dom0, domu.domid) <= shown - pages,
+        poll(
+            lambda: self.dom0.grants(domu.domid) <= shown - pages,
             60,
             "the grants of both buffers to end with the compositor",
         )
-        scene.dom0.run(f"xl destroy {domu.domid}")
-        proofs.wait_until_gone(scene, domu.domid)
-        assert mapped_grants(scene.dom0, domu.domid) == 0
+        domu.destroy()
+        self.wait_until_gone(domu)
+        self.assertEqual(self.dom0.grants(domu.domid), 0)

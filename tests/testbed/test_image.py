@@ -22,7 +22,7 @@ from oeqa.runtime.cases.xen_dmabuf_soak import *  # noqa: F403
 from oeqa.runtime.cases.xen_dmabuf_zerocopy import *  # noqa: F403
 from oeqa.runtime.xen_dmabuf import case
 from oeqa.runtime.xen_dmabuf.dom0 import Dom0
-from testbed import kernel, kernel_programs, pointing, proofs, xen
+from testbed import kernel, kernel_programs, person, xen
 from testbed.guest import Target
 
 pytestmark = [pytest.mark.testbed, pytest.mark.usefixtures("image_tests")]
@@ -87,17 +87,16 @@ class TestKernelSeries:
 class TestScreen:
     """The screen itself, as QEMU's virtio-gpu scans it out: weston-screenshooter can't see that."""
 
-    def test_pattern_is_exact(self, scene):
-        scene.domu.start_pattern("--hold")
-        proofs.pattern_is_exact(scene)
+    def test_pattern_is_exact(self, look):
+        look(XenDmabufZeroCopyTest, "test_frames_are_exact_and_in_order")  # noqa: F405
 
-    def test_weston_of_the_domu_is_exact_and_is_typed_into(self, scene):
-        with pointing.enlarged_if_there_is_room(scene):
-            scene.domu.boot()
-        scene.domu.start_weston()
-        proofs.weston_is_exact(scene)
-        proofs.typed_text_arrives(scene)
-        pointing.clicks_and_touches_land(scene)
+    def test_weston_of_the_domu_is_exact_and_is_typed_into(self, look):
+        look(
+            person.PersonTest,
+            "test_weston_of_the_domu",
+            "test_typed_text_arrives",
+            "test_clicks_and_touches_land",
+        )
 
 
 class TestAfterwards:

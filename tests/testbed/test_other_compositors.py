@@ -12,11 +12,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from testbed import machine, pattern, proofs
+from testbed import machine, pattern
 from testbed.deadline import wait_until
-from testbed.display import DomU, screenshot
+from testbed.display import DomU, Scene, mapped_grants, screenshot, shown_exactly, wait_until_gone
 from testbed.layout import REPOSITORY
-from testbed.proofs import Scene
 
 pytestmark = [pytest.mark.testbed, pytest.mark.compositors]
 
@@ -105,10 +104,10 @@ def test_pictures_are_whole_and_flips_go_on_and_nothing_is_held(scene, request):
     before = domu.screens()[0]["frame"]
     flipped = domu.screens(f"flip {FLIPS}", timeout=240)[0]
     assert flipped["frame"] - before >= FLIPS and not flipped["error"]
-    proofs.shown_exactly(scene, f"{name}-held", flipped)
+    shown_exactly(scene, f"{name}-held", flipped)
 
     domu.send("run")
     domid = domu.domid
     scene.dom0.run(f"xl destroy {domid}", timeout=60)
-    proofs.wait_until_gone(scene, domid)
-    assert not proofs.mapped_grants(scene.dom0, domid)
+    wait_until_gone(scene, domid)
+    assert not mapped_grants(scene.dom0, domid)

@@ -17,7 +17,7 @@ import pytest
 from testbed import oetest
 from testbed.layout import REPOSITORY
 
-STAND_IN = REPOSITORY / "tests/testbed/oeqa_stand_in"
+STAND_IN = REPOSITORY / "testbed/oeqa_stand_in"
 TOY = """
 from oeqa.runtime.xen_dmabuf.case import XenDmabufCase
 

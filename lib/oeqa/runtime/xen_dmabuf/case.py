@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unittest
 
 from oeqa.runtime.case import OERuntimeTestCase
 
 from . import picture
-from .dom0 import RELEASE_SECONDS, SERVICE, Dom0, found, poll
+from .dom0 import PAGE, RELEASE_SECONDS, SERVICE, Dom0, found, poll
 from .domu import DomU
 
 TYPE_CHECKING = False
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .dom0 import Json
+
+    Shown = list[tuple[str, picture.Picture]]
 
 # A dead domain's last pages come back from Xen's idle loop; Dom0's caches and slabs breathe.
 XEN_SLACK_MIB = 4
@@ -35,9 +38,15 @@ class Noticed(AssertionError):
 
 
 class XenDmabufCase(OERuntimeTestCase):
-    """``dom0`` is ready; domu() makes DomUs."""
+    """``dom0`` is ready; domu() makes DomUs.
+
+    A case that holds leaves evidence for a reader: ``seen`` are sentences, ``pictures`` rows of what belongs side by
+    side, (caption, picture) pairs, by name: a later row of a name is the one that is kept.
+    """
 
     dom0: Dom0
+    seen: list[str]
+    pictures: dict[str, Shown]
 
     @classmethod
     def setUpClass(cls) -> None:
@@ -45,6 +54,15 @@ class XenDmabufCase(OERuntimeTestCase):
         cls.dom0 = Dom0(cls.tc.target)
         cls.addClassCleanup(cls.dom0.clean_up)
         cls.dom0.prepare()
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.seen, self.pictures = [], {}
+
+    def saw(self, sentence: str) -> None:
+        """A piece of evidence."""
+        print(sentence, flush=True)
+        self.seen.append(sentence)
 
     @classmethod
     def class_domu(cls, name: str, stream: int) -> DomU:
@@ -68,17 +86,32 @@ class XenDmabufCase(OERuntimeTestCase):
 
     def assert_shown(
         self, domu: DomU, screen: Json, convert: Callable[[picture.Picture], picture.Picture] | None = None
-    ) -> None:
-        """Dom0's screen has the frame that a screen's state names, equal in every pixel."""
+    ) -> str:
+        """Dom0's screen has the frame that a screen's state names, equal in every pixel. Where, in words."""
         self.assertEqual(screen["error"], 0, f"{domu.name}: page flip refused: {screen}")
         expected = picture.frame(screen["width"], screen["height"], screen["stream"], screen["frame"])
         if convert:
             expected = convert(expected)
-        poll(
-            lambda: picture.find(self.dom0.screenshot(), expected),
-            SHOWN_SECONDS,
-            f"{domu.name}: frame {screen['frame']} of stream {screen['stream']} on Dom0's screen, pixel by pixel",
-        )
+        what = f"{domu.name}: frame {screen['frame']} of stream {screen['stream']} on Dom0's screen, pixel by pixel"
+        return self.assert_found(domu.name, (f"What the DomU drew: frame {screen['frame']}", lambda: expected), what)
+
+    def assert_found(
+        self, name: str, drawn: tuple[str, Callable[[], picture.Picture]], what: str, seconds: float = SHOWN_SECONDS
+    ) -> str:
+        """Dom0's screen has a picture, equal in every pixel; both are evidence. Where, in words.
+
+        ``drawn``: a caption, and what gives the picture, asked before each look at the screen.
+        """
+        caption, draw = drawn
+
+        def found() -> tuple[int, int] | None:
+            expected, screen = draw(), self.dom0.screenshot()
+            self.pictures[name] = [(caption, expected), ("Dom0's screen", screen)]
+            return picture.find(screen, expected)
+
+        x, y = poll(found, seconds, what)
+        expected = self.pictures[name][0][1]
+        return f"all {len(expected[0]) // 3}x{len(expected)} pixels equal, window at {x},{y}"
 
     def assert_flips(self, domu: DomU, count: int = 2) -> None:
         """A DomU flips, and its last frame is on the screen."""
@@ -92,9 +125,27 @@ class XenDmabufCase(OERuntimeTestCase):
         numbers = []
         for _ in range(3):
             (screen,) = domu.screens("flip 5", 120)
-            self.assert_shown(domu, screen)
+            where = self.assert_shown(domu, screen)
             numbers.append(screen["frame"])
         self.assertEqual(numbers, [numbers[0], numbers[0] + 5, numbers[0] + 10])
+        self.saw(f"frames {', '.join(map(str, numbers))}: {where}")
+
+    def assert_nothing_is_copied(self, domu: DomU, flips: int = 20) -> None:
+        """By the backend's own counter, and by what the kernel says of its process."""
+        pid = domu.worker()
+        before = json.loads(self.dom0.probe("footprint", pid))
+        (screen,) = domu.screens(f"flip {flips}", 180)
+        after = json.loads(self.dom0.probe("footprint", pid))
+        moved = after["read"] - before["read"] + after["written"] - before["written"]
+        frame = screen["pitch"] * screen["height"]
+        self.assertEqual(domu.state()["pixel_bytes_copied"], 0)
+        self.assertEqual((after["mapped"]["dmabuf"], after["mapped"]["drm"]), (0, 0), after)
+        self.assertLess(after["mapped"]["gntdev"], 64 * PAGE, after)
+        self.assertLess(moved, flips * frame // 100, f"{before} {after}")
+        self.saw(
+            f"{flips} flips of {frame} bytes: backend's counter 0; worker {pid} has no dma-buf mapped, "
+            f"{after['mapped']['gntdev']} bytes of rings, moved {moved} bytes by system calls"
+        )
 
     def assert_grants_equal_pages(self, domu: DomU) -> None:
         """Dom0 has as many grants mapped as the framebuffers have pages, and gives all back with them."""
@@ -107,6 +158,10 @@ class XenDmabufCase(OERuntimeTestCase):
         domu.resume_pattern()
         domu.wait_for_pattern()
         self.assertEqual(shown - rest, pages, f"{shown} grants while shown, {rest} after release")
+        self.saw(
+            f"{pages} pages in framebuffers; grants that Dom0 has mapped: {shown} while shown, {rest} (rings) after "
+            "release"
+        )
 
     def assert_back(self, domu: DomU) -> None:
         """Picture back without restarting the DomU: its pattern program runs on a new connection."""
@@ -156,6 +211,7 @@ class XenDmabufCase(OERuntimeTestCase):
 
         def no_window() -> bool:
             screen = self.dom0.screenshot()
+            self.pictures["afterwards"] = [("Dom0's screen afterwards", screen)]
             return not any(picture.has_stream(screen, domu.stream, 640) for domu in domus)
 
         poll(no_window, SHOWN_SECONDS, f"the windows of dead domains {[domu.domid for domu in domus]} to vanish")

@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 
         def copyFrom(self, source: str, destination: str) -> None: ...
 
+    class Watched(Target, Protocol):
+        """One that sees Dom0's screen from outside: a camera, or what an emulator scans out."""
+
+        def see_screen(self) -> picture.Picture: ...
+
 
 CONFIGURATION = "/etc/xen/domu.cfg"
 BACKEND_CONFIGURATION = "/etc/xen-dmabuf/backend.toml"
@@ -99,8 +104,9 @@ def found(pattern: str, text: str) -> re.Match[str]:
 class Dom0:
     """``target`` is an oeqa target. AssertionErrors carry command and output."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target | Watched) -> None:
         self.target = target
+        self._look: Callable[[], picture.Picture] | None = getattr(target, "see_screen", None)
 
     def try_run(self, command: str, timeout: float = 60) -> tuple[int, str]:
         """(status, output) of a shell command."""
@@ -154,7 +160,7 @@ class Dom0:
         for name in (_AGENT, _PROBE):
             self.target.copyTo(os.path.join(_FILES, name), f"{TOOLS}/{name}")
         self._start_agent()
-        if "--debug" not in self.weston_command():
+        if not self._look and "--debug" not in self.weston_command():
             self.start_weston_with_debug()
             self._restart_weston()
             self.start_weston_as_before()
@@ -400,7 +406,11 @@ class Dom0:
         return {name: (x - left, y - top, width, height) for name, (x, y, width, height) in seen.items()}
 
     def screenshot(self) -> picture.Picture:
-        """Dom0's screen, all outputs where they are, as Weston gives it (weston-output-capture) to its own client."""
+        """Dom0's screen: by a target's own look at it (Watched), else all outputs where they are, as Weston gives it
+        (weston-output-capture) to its own client."""
+        return self._look() if self._look else self._captured()
+
+    def _captured(self) -> picture.Picture:
         name = "wayland-screenshot-*.png"
         self.run(f"cd {TOOLS}; rm -f {name}; {_WAYLAND} weston-screenshooter; mv {name} screen.png")
         with tempfile.TemporaryDirectory() as folder:

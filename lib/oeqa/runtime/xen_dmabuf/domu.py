@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import shlex
 
+from . import picture
 from .dom0 import CONFIGURATION, PAGE, found
 
 TYPE_CHECKING = False
@@ -165,6 +167,13 @@ class DomU:
     def resume_pattern(self) -> None:
         """Let the pattern program start again."""
         self.run("rm -f /run/pattern.stop")
+
+    def grab(self) -> picture.Picture:
+        """What is in the framebuffer that its first connector shows, whoever drew it."""
+        text = self.run("xen-dmabuf-pattern grab | gzip -c | od -An -v -tx1 | tr -d ' \\n'", 60)
+        head, _, data = gzip.decompress(bytes.fromhex(text)).partition(b"\n")
+        width, height, pitch = map(int, head.split()[:3])
+        return [picture.of_xrgb8888(data[y * pitch : y * pitch + 4 * width]) for y in range(height)]
 
     # -- the driver of its first device
 

@@ -139,6 +139,14 @@ def ppm(picture: Picture) -> bytes:
     return b"P6\n%d %d\n255\n" % (len(picture[0]) // 3, len(picture)) + b"".join(picture)
 
 
+def of_xrgb8888(row: bytes) -> bytes:
+    """A row of a framebuffer with 32 bits a pixel, as drm_fourcc.h has XR24."""
+    rgb = bytearray(len(row) // 4 * 3)
+    for channel in range(3):
+        rgb[channel::3] = row[2 - channel :: 4]
+    return bytes(rgb)
+
+
 def as_rgb565(picture: Picture) -> Picture:
     """What is left of a picture in a buffer of 16 bits a pixel, expanded again as a GPU does."""
     five = bytes((v >> 3) << 3 | v >> 5 for v in range(256))
