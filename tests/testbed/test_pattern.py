@@ -7,6 +7,7 @@ import subprocess
 import numpy as np
 import pytest
 
+from oeqa.runtime.xen_dmabuf import picture
 from testbed import pattern
 from testbed.errors import ProofError
 from testbed.layout import PATTERN
@@ -79,3 +80,7 @@ def test_c_program_draws_the_same(tmp_path):
     data = subprocess.run([tmp_path / "draw"], check=True, capture_output=True).stdout
     drawn = np.frombuffer(data, np.uint8).reshape(120, 333, 4)[:, :, 2::-1]
     assert (drawn == pattern.frame(333, 120, 2, 123456)).all()
+
+
+def test_a_framebuffer_of_32_bits_a_pixel_is_read_as_red_green_blue():
+    assert picture.of_xrgb8888(bytes([0x33, 0x22, 0x11, 0xFF, 0x66, 0x55, 0x44, 0x00])) == bytes.fromhex("112233445566")
