@@ -33,6 +33,8 @@ class Folder:
     inputs: Inputs
     path: Path
     config: oetrees.Config
+    purpose: str = ""
+    """After the machine in its name, where that has several: what one configuration builds another one removes."""
 
     @property
     def name(self) -> str:
@@ -42,12 +44,16 @@ class Folder:
     @property
     def conf(self) -> Path:
         """The folder of its configuration on the host."""
-        return self.path / str(self.config["machine"]) / "conf"
+        return self.path / self._own / "conf"
 
     @property
     def tmp(self) -> Path:
         """bitbake's TMPDIR on the host."""
-        return self.path / str(self.config["machine"]) / "tmp"
+        return self.path / self._own / "tmp"
+
+    @property
+    def _own(self) -> str:
+        return str(self.config["machine"]) + self.purpose
 
     def prepare(self, extra: str = "") -> None:
         """Write its configuration; ``extra`` are further lines of local.conf."""
@@ -99,7 +105,7 @@ class Folder:
         mounts["debs"] = self.inputs.debs
         if self.inputs.sources is not None:
             mounts["sources"] = self.inputs.sources
-        folder = buildroot.WORK / "build" / str(self.config["machine"])
+        folder = buildroot.WORK / "build" / self._own
         enter = oetrees.enter(_inside(oetrees.CORE), _inside("bitbake"), folder)
         return buildroot.command(self.inputs.root, buildroot.Mounts(mounts, self.path), f"{enter} && {script}")
 

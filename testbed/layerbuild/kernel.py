@@ -16,6 +16,7 @@ from . import bitbake, buildroot
 from .folder import Folder
 
 RECIPE = "linux-yocto"
+PURPOSE = "-kernel"
 KERNEL = "kernel"
 """Folder of a machine's output that the compiled one is in."""
 HOST = "git://git.yoctoproject.org"
@@ -37,7 +38,11 @@ class Until(enum.Enum):
 
 
 def build(folder: Folder, until: Until, output: Path) -> None:
-    """Run linux-yocto's tasks in a prepared build folder. Raises TestbedError if one fails."""
+    """Run linux-yocto's tasks in a build folder. Raises TestbedError if one fails.
+
+    In the images' configuration oe-core skips this recipe, and a folder of both would lose half an hour of compiling.
+    """
+    folder.prepare(from_clones(folder))
     say(f"{folder.name}: bitbake {RECIPE} -c {until.task}")
     done = bitbake.run(folder, [RECIPE, "-c", until.task], output / "kernel.log")
     for warning in done.warnings:
@@ -71,8 +76,7 @@ def _copy(folder: Folder, target: Path) -> None:
 def from_clones(folder: Folder) -> str:
     """Lines of local.conf that take the three repositories from OE_SOURCES/git/<release>, at what is checked out there.
 
-    Empty without that folder: then they come from the network, at the recipes' commits. A build folder has them also
-    while other recipes are built: oe-core removes what a recipe of another version did.
+    Empty without that folder: then they come from the network, at the recipes' commits.
     """
     release = folder.inputs.trees.release
     clones = (folder.inputs.sources or Path("/nonexistent")) / "git" / release

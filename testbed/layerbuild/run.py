@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from .. import cache, host, oetrees
@@ -24,7 +24,7 @@ OpenEmbedded's own versions would refuse isn't seen.
 """
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Wanted:
     """What was asked for."""
 
@@ -67,14 +67,14 @@ def _build(inputs: folder.Inputs, wanted: Wanted, output: Path) -> bool:
     """One release, all machines; whether there is no warning that counts."""
     shutil.rmtree(output, ignore_errors=True)
     qemu, board = _folder(inputs, "qemuarm64"), _folder(inputs, "imx8qm-mek")
-    qemu.prepare(kernel.from_clones(qemu))
+    qemu.prepare()
     board.prepare()
     clean = _recipes(qemu, recipes.of_layer(), output)
     clean &= _recipes(board, recipes.of_board(), output)
     if wanted.images:
         clean &= images.build(qemu, output)
     if wanted.kernel is not kernel.Until.NONE:
-        kernel.build(qemu, wanted.kernel, output)
+        kernel.build(dataclasses.replace(qemu, purpose=kernel.PURPOSE), wanted.kernel, output)
     return clean
 
 

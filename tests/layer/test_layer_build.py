@@ -16,7 +16,7 @@ from oe_trees import MACHINES, NEXT, RELEASES, ROOT, compose, kas_files
 from testbed import cache, layerdemo, oetrees
 from testbed.errors import TestbedError
 from testbed.layerbuild import bitbake, buildroot, kernel, recipes, run, sysroot
-from testbed.layerbuild.folder import HOST_LAYER
+from testbed.layerbuild.folder import HOST_LAYER, Folder, Inputs
 from testbed.packages.standins import STAND_INS
 
 EVERY = (*RELEASES, NEXT)
@@ -225,6 +225,21 @@ def test_a_repository_that_got_another_commit_is_fetched_again(tmp_path, updated
     kernel._forget(tmp_path, "linux-yocto.git", "f" * 40 if updated else commit)
     kernel._forget(tmp_path, "never-fetched.git", commit)
     assert link.is_symlink() == (tmp_path / "copy").exists() == (not updated)
+
+
+def test_the_kernel_has_a_build_folder_of_its_own(tmp_path, made, monkeypatch):
+    """The images' configuration skips its recipe: oe-core would remove what was compiled, half an hour's work."""
+    top, release, config = made
+    inputs = Inputs(tmp_path, tmp_path, oetrees.Trees(top / release, release), None)
+    used = []
+    monkeypatch.setattr(run, "_folder", lambda *_: Folder(inputs, tmp_path, config))
+    monkeypatch.setattr(Folder, "prepare", lambda *_: None)
+    monkeypatch.setattr(run, "_recipes", lambda build, *_: used.append(build.tmp) or True)
+    monkeypatch.setattr(run.images, "build", lambda build, _: used.append(build.tmp) or True)
+    monkeypatch.setattr(kernel.bitbake, "run", lambda build, *_: used.append(build.tmp) or bitbake.Outcome())
+    run._build(inputs, run.Wanted(str(top), [release], "", kernel.Until.CHECKED), tmp_path / "out")
+    *others, last = used
+    assert len(used) == 4 and last not in others
 
 
 @pytest.mark.parametrize("name", ["layer-build", "layer-demo"])
