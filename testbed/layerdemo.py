@@ -33,7 +33,8 @@ def play(trees: str, release: str, sources: str, until: kernel.Until, output: Pa
         for line in product.origin:
             say(line)
         compiled = until is kernel.Until.COMPILED
-        say(f"{'' if compiled else 'the kernel, '}Xen and all else are the testbed's: bitbake compiled none of them")
+        whose = "Xen and all else are" if compiled else "the kernel, Xen and all else are"
+        say(f"{whose} the testbed's: bitbake compiled none of them")
         own = functools.partial(_kernel, built / release / MACHINE / kernel.KERNEL) if compiled else None
         report = demo.run(output / "demo", product, own)
         return max(warned, 0 if report.held else 1)
