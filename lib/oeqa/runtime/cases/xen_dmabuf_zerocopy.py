@@ -177,7 +177,8 @@ class XenDmabufDesktopTest(XenDmabufCase):
         cls.one = cls.class_domu("xen-dmabuf-weston", 3)
         cls.prepare_desktop()
         cls.one.create(line=SYSTEMD, options=None, memory="384", vcpus="2")
-        cls.one.wait_for_shell()
+        # the kernel's words would come among a program's on the console
+        cls.one.wait_for_shell("dmesg -n 1")
         cls.one.run("systemctl start weston", 240)
 
     @classmethod
