@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""DomUs with a screen and a network, as tests and benchmarks of the testbed's own use them."""
+"""DomUs with a screen and a network, as `make view` and the testbed's own tests and benchmarks use them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ from .pattern import Pixels
 from .qemu import DOMU_ADDRESSES, Qemu
 
 RELEASE_SECONDS = 30
+TERMINAL = (
+    "systemd-run --quiet --collect --unit=terminal -p User=weston -p WorkingDirectory=/var/lib/weston "
+    "-E XDG_RUNTIME_DIR=/run/weston -E WAYLAND_DISPLAY=/run/wayland-0 weston-terminal --fullscreen --shell=/bin/sh"
+)
+TERMINAL_RUNS = "pgrep -P $(systemctl show -P MainPID terminal) sh"
 PATTERN_INIT = "init=/usr/lib/xen-dmabuf/pattern-init"
 
 
@@ -57,14 +62,8 @@ class DomU(Guest):
 
     def start_terminal(self) -> None:
         """A terminal that fills the screen of the DomU's Weston; wait until its shell runs."""
-        self.run(
-            "systemd-run --quiet --collect --unit=terminal -p User=weston -p WorkingDirectory=/var/lib/weston "
-            "-E XDG_RUNTIME_DIR=/run/weston -E WAYLAND_DISPLAY=/run/wayland-0 "
-            "weston-terminal --fullscreen --shell=/bin/sh"
-        )
-        wait_until(
-            lambda: self.try_run("pgrep -P $(systemctl show -P MainPID terminal) sh").status == 0, 60, "the shell"
-        )
+        self.run(TERMINAL)
+        wait_until(lambda: self.try_run(TERMINAL_RUNS).status == 0, 60, "the shell")
 
     def _create(self, line: str, **overrides: str) -> None:
         self.forget()
@@ -82,17 +81,6 @@ class DomU(Guest):
         """State of all screens after a command."""
         screens: list[Json] = self.send(command, timeout)["screens"]
         return screens
-
-    def stop_pattern(self) -> None:
-        """End the pattern program: its buffers are destroyed, the domain lives on."""
-        self.run(
-            "touch /run/pattern.stop; pkill -x xen-dmabuf-patt; while pgrep -x xen-dmabuf-patt >/dev/null; do :; done"
-        )
-
-    def resume_pattern(self) -> None:
-        """Start the pattern program again."""
-        self.run("rm -f /run/pattern.stop")
-        self._wait_for_pattern()
 
     def backend_status(self) -> Json:
         """This domain in the backend's status."""

@@ -6,6 +6,7 @@ The demo and the tests of special machines run them so; tests/testbed/test_image
 
 from __future__ import annotations
 
+import itertools
 import time
 import traceback
 import unittest
@@ -21,6 +22,7 @@ from PIL import Image
 from oeqa.runtime.xen_dmabuf import picture
 from oeqa.runtime.xen_dmabuf.case import XenDmabufCase
 
+from . import debian, debianroot
 from .errors import LostVMError
 from .guest import Dom0, Target
 from .qemu import Qemu
@@ -75,22 +77,30 @@ class Reader(Protocol):
         """What was found out."""
 
 
-def collect(target: Target, claims: Sequence[Claim], reader: Reader, **context: Any) -> bool:
-    """Run the cases of claims in their order until one doesn't hold. Whether all held.
+def test_data() -> dict[str, str]:
+    """What the image's test data say where an image was built: of the exporter, as the suite's Mesa has it."""
+    return {"XEN_DMABUF_EXPORT": "refused" if debianroot.suite() == debian.SUITE else "mapped"}
 
-    Cases of a class that follow each other have its DomU in common. ``context``: what ``tc`` has besides for cases of
-    the testbed's. Raises LostVMError.
+
+def collect(target: Target, claims: Sequence[Claim], reader: Reader, **context: Any) -> str:
+    """Run the cases of claims in their order until one doesn't hold. What didn't, "" if all did.
+
+    Cases of a class that follow each other have its DomU in common. What a class leaves and can't remove is no claim's
+    fault, but it is returned, too. ``context``: what ``tc`` has besides for cases of the testbed's. Raises LostVMError.
     """
     before = OERuntimeTestCase.tc
-    OERuntimeTestCase.tc = SimpleNamespace(target=target, td={}, **context)
-    result = _Result(claims, reader)
+    OERuntimeTestCase.tc = SimpleNamespace(target=target, td=test_data(), **context)
+    result = _Result(reader)
     try:
-        unittest.TestSuite(claim.cases(claim.method) for claim in claims).run(result)
+        for _cases, group in itertools.groupby(claims, key=lambda claim: claim.cases):
+            result.look_into(list(group))
+            if result.failed:
+                break
     finally:
         OERuntimeTestCase.tc = before
     if result.lost:
         raise result.lost
-    return not result.left and result.wasSuccessful()
+    return result.failed
 
 
 def save(shown: picture.Picture, file: Path) -> None:
@@ -110,31 +120,37 @@ def _image(rows: picture.Picture) -> Image.Image:
 
 class _Result(unittest.TestResult):
     """Evidence for each claim, up to the first that doesn't hold: its case failed or was skipped, or its class couldn't
-    be set up."""
+    be set up. ``failed`` says why."""
 
-    def __init__(self, claims: Sequence[Claim], reader: Reader) -> None:
+    def __init__(self, reader: Reader) -> None:
         super().__init__()
-        self.failfast = self.buffer = True
+        self.failfast = True
+        self.failed = ""
         self.lost: LostVMError | None = None
-        self.left = list(claims)
         self._reader = reader
-        self._failed = ""
+        self._left: list[Claim] = []
+        self._began: float = 0
+
+    def look_into(self, claims: list[Claim]) -> None:
+        """All of one class."""
+        self._left = claims
         self._begin()
+        unittest.TestSuite(claim.cases(claim.method) for claim in claims).run(self)
 
     def _begin(self) -> None:
         self._began = time.monotonic()
-        if self.left and not self._failed:
-            self._reader.begin(self.left[0])
+        if self._left and not self.failed:
+            self._reader.begin(self._left[0])
 
     def _end(self, seen: str, pictures: Iterable[Row] = ()) -> None:
         took = round(time.monotonic() - self._began, 1)
-        self._reader.end(Evidence(self.left.pop(0), not self._failed, seen, took, list(pictures)))
+        self._reader.end(Evidence(self._left.pop(0), not self.failed, seen, took, list(pictures)))
         self._begin()
 
     def stopTest(self, test: unittest.TestCase) -> None:  # noqa: N802 (unittest's name)
         super().stopTest(test)
         assert isinstance(test, XenDmabufCase)
-        self._end(self._failed or "; ".join(test.seen) or "it held", test.pictures.values())
+        self._end(self.failed or "; ".join(test.seen) or "it held", test.pictures.values())
 
     def addError(self, test: unittest.TestCase, err: Any) -> None:  # noqa: N802
         super().addError(test, err)
@@ -153,8 +169,10 @@ class _Result(unittest.TestResult):
         kind, error, _trace = err
         if issubclass(kind, LostVMError):
             self.lost = error
+        if self.failed:
+            return
         told = issubclass(kind, (AssertionError, unittest.SkipTest))
-        self._failed = self._failed or (str(error) if told else "".join(traceback.format_exception(error)))
-        # a class's own trouble comes without a test that starts and stops
-        if not isinstance(test, unittest.TestCase) and self.left:
-            self._end(self._failed)
+        self.failed = str(error) if told else "".join(traceback.format_exception(error))
+        # a class's own trouble comes without a test that starts and stops: at its begin, or when all was told
+        if not isinstance(test, unittest.TestCase) and self._left:
+            self._end(self.failed)

@@ -16,6 +16,7 @@ from oeqa.runtime.xen_dmabuf import picture
 from oeqa.runtime.xen_dmabuf.dom0 import TOOLS, poll
 
 from . import layout
+from .display import TERMINAL, TERMINAL_RUNS
 from .inputbench.figures import BUTTON, EV_ABS, Heard
 from .pattern import Pixels, array
 from .qemu import Qemu
@@ -30,12 +31,6 @@ MOSTLY_TERMINAL = 0.2  # of the screen is black where a terminal fills the DomU'
 SCALED = '[connector."{name}.*"]\nscale = "fit"\n'
 FULLSCREEN = ("meta_l", "shift", "f")
 TYPED = "touch /tmp/typed-by-hand"
-_TERMINAL = """
-systemd-run --quiet --collect --unit=terminal -p User=weston -p WorkingDirectory=/var/lib/weston \
-  -E XDG_RUNTIME_DIR=/run/weston -E WAYLAND_DISPLAY=/run/wayland-0 \
-  weston-terminal --fullscreen --shell=/bin/sh
-"""
-_SHELL_RUNS = "pgrep -P $(systemctl show -P MainPID terminal) sh"
 # evdev is open when this returns; the last line is the screen's size
 _LISTEN = """
 for name in Pointer Multi-touch; do
@@ -89,12 +84,8 @@ class PersonTest(XenDmabufDesktopTest):
     @classmethod
     def prepare_desktop(cls) -> None:
         """What it shows will fill its window, also a larger one."""
-        cls.dom0.configure_backend(SCALED.format(name=cls.one.name))
         cls.addClassCleanup(cls.dom0.restore_backend)
-
-    def shot(self) -> Pixels:
-        """Dom0's screen."""
-        return array(self.dom0.screenshot())
+        cls.dom0.configure_backend(SCALED.format(name=cls.one.name))
 
     def leave_the_pictures(self) -> None:
         """The pointer out of the way of those that follow."""
@@ -106,7 +97,7 @@ class PersonTest(XenDmabufDesktopTest):
     def test_typed_text_arrives(self) -> None:
         """A person clicks into the DomU's window and types: its terminal shows it, and its shell does it."""
         self.addCleanup(self.leave_the_pictures)
-        self.addCleanup(self.one.run, "systemctl stop terminal")
+        self.addCleanup(self.one.try_run, "systemctl stop terminal")
         before = self._terminal()
         sent = self._click_into_it()
         film = self._type_slowly(TYPED + "\n", sent)
@@ -122,8 +113,8 @@ class PersonTest(XenDmabufDesktopTest):
 
     def _terminal(self) -> picture.Picture:
         """The screen with a terminal whose shell runs."""
-        self.one.run(_TERMINAL)
-        poll(lambda: self.one.try_run(_SHELL_RUNS)[0] == 0, SECONDS, "the shell")
+        self.one.run(TERMINAL)
+        poll(lambda: self.one.try_run(TERMINAL_RUNS)[0] == 0, SECONDS, "the shell")
         seen: list[picture.Picture] = []
 
         def there() -> bool:
@@ -183,8 +174,7 @@ class PersonTest(XenDmabufDesktopTest):
         self.addCleanup(self.leave_the_pictures)
         self._touch_screen()
         width, height = map(int, self.one.run(_LISTEN).split()[-1].split("x"))
-        first = self.dom0.screenshot()
-        window = _window(array(first), (width, height))
+        window, first = self._window((width, height))
         self._points(window, clicks=1)
         poll(lambda: self.dom0.try_run(_TOUCH_SCREEN)[0] == 0, SECONDS, "Weston's touch screen")
         self._touches(window)
@@ -203,12 +193,27 @@ class PersonTest(XenDmabufDesktopTest):
         self.dom0.run(f"systemd-run --quiet --collect --unit=hands python3 {TOOLS}/hands.py {FIFO}")
         self.addCleanup(self.dom0.run, "systemctl stop hands")
 
+    def _window(self, own: tuple[int, int]) -> tuple[Shown, picture.Picture]:
+        """Of the DomU's size, on a screen that is otherwise one colour but for a pointer in its last corner."""
+
+        def there() -> tuple[Shown, picture.Picture] | None:
+            screen = self.dom0.screenshot()
+            pixels = array(screen)
+            others = np.argwhere((pixels != pixels[0, 0]).any(axis=2))
+            if not len(others):
+                return None
+            top, left = map(int, others.min(axis=0))
+            return Shown(left, top, *own, own), screen
+
+        return poll(there, SECONDS, "the DomU's window on Dom0's screen")
+
     def _fill(self, own: tuple[int, int]) -> tuple[Shown, picture.Picture]:
         """Make the window, which was clicked, fill Dom0's screen by the key of Weston's desktop shell."""
         factor = min(have / want for have, want in zip(self.machine.screen, own, strict=True))
         expected = int(own[0] * factor), int(own[1] * factor)
         self.assertNotEqual(expected, own, "Dom0's screen has the DomU's size: nothing is scaled")
         self.machine.press(*FULLSCREEN)
+        self.addCleanup(self.machine.press, *FULLSCREEN)
 
         def filled() -> tuple[Shown, picture.Picture] | None:
             screen = self.dom0.screenshot()
@@ -252,12 +257,6 @@ class PersonTest(XenDmabufDesktopTest):
             poll(there, SECONDS, f"{name} at {place}")
         except AssertionError as error:
             self.fail(f"{error}: the DomU's evdev says {last}")
-
-
-def _window(screen: Pixels, own: tuple[int, int]) -> Shown:
-    """Of the DomU's size, on a screen that is otherwise one colour but for a pointer in its last corner."""
-    top, left = map(int, np.argwhere((screen != screen[0, 0]).any(axis=2)).min(axis=0))
-    return Shown(left, top, *own, own)
 
 
 def _bright(screen: Pixels, own: tuple[int, int]) -> Shown:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import cache, layout, oetrees
+from ..errors import TestbedError
 from . import buildroot, sysroot
 
 HOST_LAYER = Path("testbed/layerbuild/meta-debian-host")
@@ -113,6 +114,14 @@ class Folder:
 def _inside(repository: str | None) -> Path:
     """A repository's folder as bitbake sees it; None is this one."""
     return buildroot.WORK / ("project" if repository is None else f"trees/{repository}")
+
+
+def one(tmp: Path, pattern: str) -> Path:
+    """The only path below a folder that has a pattern; raises TestbedError if there is none, or several."""
+    found = list(tmp.glob(pattern))
+    if len(found) != 1:
+        raise TestbedError(f'"{tmp}" has {len(found)} of {pattern}, not one; run "make clean-cache"')
+    return found[0]
 
 
 def of(inputs: Inputs, machine: str, key: dict[str, str]) -> Folder:

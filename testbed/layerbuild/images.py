@@ -13,7 +13,7 @@ from ..cache import say
 from ..debianroot import PRESETS
 from ..errors import TestbedError
 from . import bitbake
-from .folder import Folder
+from .folder import Folder, one
 
 CONFIG = "conf/include/debian-images.conf"
 """Of the host layer: what bitbake reads after local.conf where it makes images."""
@@ -107,18 +107,11 @@ def build(folder: Folder, output: Path) -> bool:
 
 
 def _checked(folder: Folder, image: Image) -> str:
-    root, manifest = _one(folder.tmp, f"work/*/{image.name}/*/rootfs"), _manifest(folder, image)
+    root, manifest = one(folder.tmp, f"work/*/{image.name}/*/rootfs"), _manifest(folder, image)
     found = [*problems(root, image), *package_problems(packages(manifest), image)]
     if found:
         raise TestbedError(f'{folder.name}: {image.name}: {"; ".join(found)}. Its root: "{root}"')
     return f"{image.name}: {len(packages(manifest))} packages, {len(image.enabled)} units enabled: {root}"
-
-
-def _one(tmp: Path, pattern: str) -> Path:
-    found = list(tmp.glob(pattern))
-    if len(found) != 1:
-        raise TestbedError(f'"{tmp}" has {len(found)} of {pattern}, not one; run "make clean-cache"')
-    return found[0]
 
 
 def _manifest(folder: Folder, image: Image) -> Path:

@@ -13,7 +13,7 @@ from .. import process
 from ..cache import say
 from ..errors import TestbedError
 from . import bitbake, buildroot
-from .folder import Folder
+from .folder import Folder, one
 
 RECIPE = "linux-yocto"
 PURPOSE = "-kernel"
@@ -54,15 +54,10 @@ def build(folder: Folder, until: Until, output: Path) -> None:
 
 def _copy(folder: Folder, target: Path) -> None:
     """Image and modules/ as the testbed's own kernels have them; symbols for a debugger stay with bitbake."""
-    images = list((folder.tmp / "work").glob(f"*/{RECIPE}/*/image"))
-    if len(images) != 1:
-        raise TestbedError(
-            f'"{folder.tmp}/work" has {len(images)} kernels of {RECIPE}, not one; run "make clean-cache"'
-        )
-    (boot,) = (images[0] / "boot").glob("Image-*")
+    installed = f"work/*/{RECIPE}/*/image"
+    boot, modules = one(folder.tmp, f"{installed}/boot/Image-*"), one(folder.tmp, f"{installed}/**/lib/modules/*/")
     target.mkdir(parents=True)
     shutil.copy(boot, target / "Image")
-    (modules,) = images[0].glob("**/lib/modules/*/")
     copied = Path(shutil.copytree(modules, target / "modules/lib/modules" / modules.name, symlinks=True))
     for link in (copied / "build", copied / "source"):
         link.unlink(missing_ok=True)

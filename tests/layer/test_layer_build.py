@@ -252,6 +252,35 @@ def test_the_command_line_refuses_in_one_sentence(tmp_path, name):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.fixture
+def installed(tmp_path):
+    """(Build folder, what do_install of the kernel left there)."""
+    build = Folder(None, tmp_path, {"machine": "qemuarm64"}, kernel.PURPOSE)
+    image = build.tmp / "work/qemuarm64-oe-linux/linux-yocto/6.18/image"
+    for file in ("boot/Image-6.18.1-yocto", "usr/lib/modules/6.18.1-yocto/modules.order"):
+        (image / file).parent.mkdir(parents=True)
+        (image / file).write_text(file)
+    (image / "usr/lib/modules/6.18.1-yocto/build").symlink_to("/nowhere")
+    return build, image
+
+
+def test_a_compiled_kernel_is_laid_out_as_the_testbeds_own(installed, tmp_path, monkeypatch):
+    build, _image = installed
+    monkeypatch.setattr(Folder, "name", "wrynose qemuarm64")
+    kernel._copy(build, tmp_path / "kernel")
+    assert (tmp_path / "kernel/Image").read_text() == "boot/Image-6.18.1-yocto"
+    modules = tmp_path / "kernel/modules/lib/modules/6.18.1-yocto"
+    assert (modules / "modules.order").exists() and (modules / "modules.dep").exists()
+    assert not (modules / "build").is_symlink()
+
+
+def test_a_kernel_that_is_not_there_is_a_sentence(installed, tmp_path):
+    build, image = installed
+    (image / "boot/Image-6.18.1-yocto").unlink()
+    with pytest.raises(TestbedError, match=r"has 0 of .*boot/Image-\*, not one; run"):
+        kernel._copy(build, tmp_path / "kernel")
+
+
 def play(folder, until=run.kernel.Until.NONE):
     return layerdemo.play("trees", "wrynose", "", until, folder / "out")
 

@@ -216,6 +216,23 @@ def test_pywaylands_licence_names_that_of_the_protocols():
     assert "MIT" in assignment(recipe_of("python3-pywayland").read_text(), "LICENSE").split()
 
 
+@pytest.mark.parametrize(("release", "word"), [("scarthgap", "&"), ("wrynose", "&"), ("blacksail", "AND")])
+def test_pywaylands_licence_is_an_expression_that_a_release_takes(release, word):
+    licence = assignment(recipe_of("python3-pywayland").read_text(), "LICENSE")
+    expression = re.search(r"\$\{@(.*?)\}", licence)
+
+    class Bb:
+        """bitbake's function as it is documented."""
+
+        class utils:
+            @staticmethod
+            def contains_any(_variable, values, true, false, _d):
+                return true if release in values.split() else false
+
+    seen = licence.replace(expression[0], eval(expression[1], {"bb": Bb, "d": None}))
+    assert seen == f"Apache-2.0 {word} MIT"
+
+
 def test_a_package_of_text_is_for_all_machines():
     """What is compiled nowhere and overridden by no machine is built once."""
     for recipe in RECIPES:

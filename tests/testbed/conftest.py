@@ -12,7 +12,7 @@ import pytest
 from testbed import machine
 from testbed.display import DomU, Scene
 from testbed.errors import LostVMError
-from testbed.evidence import Claim, Evidence, Watching, collect
+from testbed.evidence import Claim, Evidence, Watching, collect, test_data
 from testbed.guest import Target
 from testbed.layout import REPOSITORY
 
@@ -33,7 +33,7 @@ def image_tests(booted):
     """Gives lib/oeqa's cases the booted Dom0 as their target."""
     from oeqa.runtime.case import OERuntimeTestCase
 
-    OERuntimeTestCase.tc = SimpleNamespace(target=Target(booted[1]), td={}, dom0=booted[1])
+    OERuntimeTestCase.tc = SimpleNamespace(target=Target(booted[1]), td=test_data(), dom0=booted[1])
 
 
 @pytest.fixture
@@ -55,7 +55,8 @@ def look(scene):
         findings = Findings()
         claims = [Claim(method, cases, method) for method in methods]
         target = Watching(scene.machine, scene.dom0)
-        assert collect(target, claims, findings, machine=scene.machine, film=lambda *_: None), findings.last.seen
+        failed = collect(target, claims, findings, machine=scene.machine, film=lambda *_: None)
+        assert not failed, f"{findings.last.claim.sentence}: {failed}"
 
     return held
 

@@ -12,9 +12,10 @@ import pytest
 import selftests
 
 from oeqa.runtime.cases import xen_dmabuf_zerocopy as zerocopy
-from testbed import deadline, kernel_debug, kernel_programs, machine
+from oeqa.runtime.xen_dmabuf import case, domu
+from testbed import deadline, kernel_debug, kernel_programs, machine, pattern
 from testbed.deadline import wait_until
-from testbed.display import mapped_grants, shown_exactly, wait_until_gone
+from testbed.display import mapped_grants, screenshot, shown_exactly, wait_until_gone
 from testbed.layout import REPOSITORY
 
 pytestmark = pytest.mark.debugkernel
@@ -26,6 +27,9 @@ def booted():
     """(Qemu, Dom0) with the debug kernel in Dom0, booted once; the kernel's log is kept."""
     images = machine.build_debug()
     deadline.slowness = kernel_debug.SLOWNESS
+    patience = pytest.MonkeyPatch()
+    for module, name in ((case, "SHOWN_SECONDS"), (domu, "BOOT_SECONDS")):
+        patience.setattr(module, name, getattr(module, name) * kernel_debug.SLOWNESS)
     try:
         with machine.boot(images, FOLDER) as running:
             running[1].run(f"echo '{kernel_debug.MARK}' > /dev/kmsg")
@@ -33,6 +37,7 @@ def booted():
             (FOLDER / "dmesg.txt").write_text(running[1].try_run("dmesg").output, encoding="utf-8")
     finally:
         deadline.slowness = 1
+        patience.undo()
 
 
 class TestPlatform:
@@ -113,11 +118,17 @@ class TestProduct:
     def test_destroyed_while_flipping(self, pattern_scene):
         """The image's case asks for Dom0's memory, too, of which KASAN keeps what was freed."""
         domu, dom0 = pattern_scene.domu, pattern_scene.dom0
-        first = domu.screens("run")[0]["flips"]
-        wait_until(lambda: domu.screens()[0]["flips"] > first + 2, 60, "flips")
+        services = "systemctl show -P MainPID xen-dmabuf-backend weston"
+        before, state = dom0.run(services), domu.screens("run")[0]
+        wait_until(lambda: domu.screens()[0]["flips"] > state["flips"] + 2, 60, "flips")
         dom0.run(f"xl destroy {domu.domid}")
         wait_until_gone(pattern_scene, domu.domid)
         assert not mapped_grants(dom0, domu.domid)
+        assert dom0.run(services) == before
+        size, file = (state["width"], state["height"]), FOLDER / "destroyed.png"
+        wait_until(
+            lambda: not pattern.locate(screenshot(pattern_scene.machine, file), *size, state["stream"]), 30, "no window"
+        )
 
     def test_worker_killed_and_picture_back(self, pattern_scene):
         domu, dom0 = pattern_scene.domu, pattern_scene.dom0
@@ -129,7 +140,10 @@ class TestProduct:
             return result.status == 0 and '"error": 0' in result.output and domu.backend_status()["pid"] != old
 
         wait_until(flips_again, 90, "the picture after the worker was killed")
-        shown_exactly(pattern_scene, "again", domu.screens("hold")[0])
+        domu.screens("hold")
+        screen = domu.screens("flip 2", timeout=120)[0]
+        assert not screen["error"]
+        shown_exactly(pattern_scene, "again", screen)
 
 
 class TestFaults:

@@ -60,6 +60,11 @@ class Toy:
         def test_never_runs(self):
             pass
 
+    class LeavesSomething(Cases):
+        @classmethod
+        def setUpClass(cls):
+            cls.addClassCleanup(cls().fail, "it can't be removed")
+
 
 class Reader:
     def __init__(self):
@@ -76,19 +81,19 @@ class Reader:
 def collected(*cases):
     reader, log = Reader(), []
     claims = [Claim(f"claim {number}", cls, method) for number, (cls, method) in enumerate(cases)]
-    held = collect(None, claims, reader, log=log)
-    return held, reader, log
+    failed = collect(None, claims, reader, log=log)
+    return failed, reader, log
 
 
 def test_all_hold_in_one_set_up_and_tell_what_they_saw():
-    held, reader, log = collected((Toy.Cases, "test_holds"), (Toy.Cases, "test_says_nothing"))
-    assert held and log == ["set up"]
+    failed, reader, log = collected((Toy.Cases, "test_holds"), (Toy.Cases, "test_says_nothing"))
+    assert not failed and log == ["set up"]
     assert reader.begun == ["claim 0", "claim 1"]
     assert reader.ended == [("claim 0", True, "one; two"), ("claim 1", True, "it held")]
 
 
 def test_pictures_are_those_of_the_case():
-    _held, reader, _log = collected((Toy.Cases, "test_holds"))
+    _failed, reader, _log = collected((Toy.Cases, "test_holds"))
     assert reader.last.pictures == [[("left", [RED * 2]), ("right", [BLUE * 2])]]
 
 
@@ -104,11 +109,25 @@ def test_pictures_are_those_of_the_case():
     ],
 )
 def test_the_rest_is_not_tried_after_one_that_does_not_hold(cases, method, seen):
-    held, reader, _log = collected((Toy.Cases, "test_holds"), (cases, method), (Toy.Cases, "test_says_nothing"))
-    assert not held
+    failed, reader, _log = collected((Toy.Cases, "test_holds"), (cases, method), (Toy.Cases, "test_says_nothing"))
+    assert seen in failed
     assert reader.begun == ["claim 0", "claim 1"]
     assert [said[:2] for said in reader.ended] == [("claim 0", True), ("claim 1", False)]
     assert seen in reader.last.seen
+
+
+def test_what_a_class_leaves_is_told_and_no_claim_is_blamed():
+    cases = [(Toy.LeavesSomething, "test_holds"), (Toy.LeavesSomething, "test_says_nothing"), (Toy.Cases, "test_holds")]
+    failed, reader, log = collected(*cases)
+    assert failed == "it can't be removed" and log == []
+    assert reader.begun == ["claim 0", "claim 1"]
+    assert [held for _claim, held, _seen in reader.ended] == [True, True]
+
+
+def test_a_class_that_fails_and_leaves_something_is_told_once():
+    failed, reader, _log = collected((Toy.LeavesSomething, "test_fails"), (Toy.LeavesSomething, "test_holds"))
+    assert failed == "it is not so"
+    assert reader.ended == [("claim 0", False, "it is not so")]
 
 
 def test_a_lost_machine_is_no_failed_claim():

@@ -114,6 +114,13 @@ def test_no_case_has_parts():
         assert "subTest" not in file.read_text(encoding="utf-8"), file
 
 
+def test_no_case_calls_what_the_images_lack():
+    """OpenEmbedded's busybox has pgrep, but no pkill; send_signal() is there for it."""
+    for file in (REPOSITORY / "lib/oeqa").rglob("*.py"):
+        called = [line for line in file.read_text(encoding="utf-8").splitlines() if re.search(r"\bpkill +-", line)]
+        assert not called, (file, called)
+
+
 def real_results(export):
     oe_test(export)
     (file,) = (export.parent / "results").glob("*.json")

@@ -7,6 +7,7 @@ import shlex
 from oeqa.runtime.xen_dmabuf.case import IN_TIME, XenDmabufUnnoticedCase
 from oeqa.runtime.xen_dmabuf.crash import hold_create, hold_destroy
 from oeqa.runtime.xen_dmabuf.dom0 import SERVICE, WORKERS, poll
+from oeqa.runtime.xen_dmabuf.domu import PROGRAM, send_signal
 
 # Long enough to look at what is left of a dead worker before its successor comes.
 _GAP = "RestartSec=20"
@@ -116,10 +117,7 @@ class XenDmabufBackendTest(XenDmabufUnnoticedCase):
     def test_worker_stopped_by_hand_begins_anew(self):
         """`systemctl stop` drops what is kept; the supervisor starts another one."""
         self.one.screens("hold")
-        old = self.one.worker()
-        self.dom0.run(f"systemctl stop {self.one.unit}")
-        self.one.wait_for_worker(old)
-        self.assert_back(self.one)
+        self.renew(self.one)
 
     def test_a_unit_for_a_domain_that_is_none(self):
         """Started by hand: it has nothing, says so, and the next supervisor ends it."""
@@ -219,7 +217,7 @@ class XenDmabufBackendTest(XenDmabufUnnoticedCase):
         """It isn't stopped before, so what is under way has all of the frontend's 3 s: where another worker is there
         in time, a program that asks for something all the time is told of nothing. Elsewhere the next program goes
         on. Pages of no request stay mapped."""
-        self.addCleanup(self.one.try_run, "pkill -x xen-dmabuf-patt")
+        self.addCleanup(self.one.try_run, send_signal(PROGRAM))
         self.churn()
         took, told = [], 0
         for _ in range(KILLS):
@@ -229,7 +227,7 @@ class XenDmabufBackendTest(XenDmabufUnnoticedCase):
                 told += 1
                 self.assertGreater(took[-1], IN_TIME, f"the program was told: {self.churned()}")
                 self.churn()
-        self.one.run(f"pkill -x xen-dmabuf-patt; until grep -q ended {CHURN}; do :; done")
+        self.one.run(f"{send_signal(PROGRAM)}; until grep -q ended {CHURN}; do :; done")
         self.assertIn("ended 0", self.churned())
         poll(lambda: not self.one.buffers(), 60, "the release of all display buffers")
         self.assertLess(self.dom0.grants(self.one.domid), 16, "what is left: rings and the disk")
@@ -284,20 +282,13 @@ class XenDmabufBackendTest(XenDmabufUnnoticedCase):
         self.one.screens("run")
         self.spared(f"systemctl reload {SERVICE}")
 
-    def renewed(self):
-        """A worker with the present configuration; the DomU stays."""
-        old = self.one.worker()
-        self.dom0.run(f"systemctl stop {self.one.unit}", 60)
-        self.one.wait_for_worker(old)
-        self.assert_back(self.one)
-
     def test_caches_are_written_back_before_each_flip(self):
         """Asked for by the configuration, as an emulated GPU doesn't need it; the picture is exact all the same."""
         self.one.screens("hold")
-        self.addCleanup(self.renewed)
+        self.addCleanup(self.renew, self.one)
         self.addCleanup(self.dom0.restore_backend)
         self.dom0.configure_backend('[gpu.default]\ncaches = "always"\n')
-        self.renewed()
+        self.renew(self.one)
         before = self.one.state()
         self.assertIn("written back before each frame", before["caches"])
         flips = self.one.flips()

@@ -12,6 +12,7 @@ import json
 from oeqa.runtime.xen_dmabuf import picture
 from oeqa.runtime.xen_dmabuf.case import SHOWN_SECONDS, XenDmabufCase
 from oeqa.runtime.xen_dmabuf.dom0 import poll
+from oeqa.runtime.xen_dmabuf.domu import PROGRAM, send_signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ PLACE_SECONDS = 5
 CONVERT: dict[str, Callable[[picture.Picture], picture.Picture]] = {"RG16": picture.as_rgb565}
 NEXT = 2  # stream of the program that comes after a habit
 FLIP_SECONDS = 2.5  # drm_xen_front gives up on an event after 3.1 s
-PROGRAM = "pkill -{} -x xen-dmabuf-patt"
 READ = "read -r line <&3"
 LINE = f'{READ}; echo "$line"'
 
@@ -118,7 +118,7 @@ class XenDmabufHabitsTest(XenDmabufCase):
     @classmethod
     def end(cls, signal: str = "TERM") -> None:
         """End the program, and wait for it."""
-        line = cls.one.run(f"{PROGRAM.format(signal)}; {LINE}", 60)
+        line = cls.one.run(f"{send_signal(PROGRAM, signal)}; {LINE}", 60)
         if "ended" not in line:
             raise AssertionError(f"the program's end: {line}")
 
@@ -126,7 +126,8 @@ class XenDmabufHabitsTest(XenDmabufCase):
     def clear(cls) -> None:
         """End what a case that failed has left: its program, and lines that nobody has read."""
         cls.one.run(
-            f'{PROGRAM.format("KILL")}; wait; echo cleared >&3; line=; until [ "$line" = cleared ]; do {READ}; done'
+            f"{send_signal(PROGRAM, 'KILL')}; wait; echo cleared >&3; "
+            f'line=; until [ "$line" = cleared ]; do {READ}; done'
         )
 
     # -- what must hold
@@ -161,7 +162,7 @@ class XenDmabufHabitsTest(XenDmabufCase):
         step = self.begin(name, 1)
         self.assert_screens(step)
         while step["more"]:
-            step = self.step(f"{PROGRAM.format('USR1')}; {LINE}", name)
+            step = self.step(f"{send_signal(PROGRAM, 'USR1')}; {LINE}", name)
             self.assert_screens(step)
         self.end(signal)
         self.assertEqual(tuple(line.split(": ")[0] for line in step["refused"]), refused, step)

@@ -4,9 +4,10 @@
 from oeqa.runtime.xen_dmabuf import picture
 from oeqa.runtime.xen_dmabuf.case import XenDmabufCase
 from oeqa.runtime.xen_dmabuf.dom0 import poll
-from oeqa.runtime.xen_dmabuf.domu import SYSTEMD
+from oeqa.runtime.xen_dmabuf.domu import SYSTEMD, send_signal
 
 POKED, POKED_BACK = 0x5A17C3, 0xC3175A
+CLIENT = "weston-simple-s"  # as the kernel has weston-simple-shm's name
 COLOURS_OF_A_CLIENT = 100  # more than background, panel and cursor have
 
 
@@ -44,7 +45,7 @@ class XenDmabufZeroCopyTest(XenDmabufCase):
         (screen,) = self.one.screens()
         x, y = screen["width"] // 2, screen["height"] // 2
         offset = y * screen["pitch"] + x * 4
-        pid, before = self.one.worker(), self.one.flips()
+        pid, before = self.one.worker(), self.one.flips("flips_requested")
         old = self.one.send(f"peek 0 {x} {y}")["rgb"]
         self.one.send(f"poke 0 {x} {y} {POKED:06x}")
         files = [str(b["fd"]) for b in self.one.buffers() if b["strategy"] == "map"]
@@ -54,7 +55,8 @@ class XenDmabufZeroCopyTest(XenDmabufCase):
         self.dom0.probe("poke", pid, holders[0], offset, f"{0xFF000000 | POKED_BACK:x}")
         self.assertEqual(int(self.one.send(f"peek 0 {x} {y}")["rgb"], 16), POKED_BACK)
         self.one.send(f"poke 0 {x} {y} {old}")
-        self.assertEqual(self.one.flips(), before, "a page flip came between: this proves nothing")
+        flips = self.one.flips("flips_requested")
+        self.assertEqual(flips, before, "a page flip came between: this proves nothing")
         self.saw(
             f"pixel {x},{y}: {POKED:06x} written in the DomU was read in Dom0 through file {holders[0]} of worker "
             f"{pid}, {POKED_BACK:06x} written there was read in the DomU; no flip in between"
@@ -129,43 +131,49 @@ class XenDmabufZeroCopyTest(XenDmabufCase):
         self.wait_until_gone(other)
         self.assert_flips(self.one)
 
-    def begin_anew(self):
-        """Have a worker that keeps nothing of the last one, until the DomU's picture is back."""
-        old = self.one.worker()
-        self.dom0.run(f"systemctl stop {self.one.unit}")
-        self.one.wait_for_worker(old)
-        self.assert_back(self.one)
-
     def strategies(self):
         """How the DomU's buffers are shared by now."""
         return {buffer["strategy"] for buffer in self.one.buffers()}
 
+    def back_to_the_ioctls(self):
+        """Whatever a case left."""
+        self.dom0.restore_backend()
+        if self.strategies() != {"map"}:
+            self.renew(self.one)
+
     def test_without_the_ioctls_and_with_them_again(self):
         """gntdev's own dma-buf is what a device refuses, and what a CPU's renderer (Mesa from 26 on) takes; the copying
-        fallback shows what was refused. Then the shipped strategies are zero-copy again, in the same DomU."""
-        self.addCleanup(self.dom0.restore_backend)
+        fallback shows what was refused. Then the shipped strategies are zero-copy again, in the same DomU.
+
+        XEN_DMABUF_EXPORT of the test data says which of both it has to be: "refused" or "mapped".
+        """
+        self.addCleanup(self.back_to_the_ioctls)
         self.dom0.configure_backend('[gpu.default]\nstrategies = ["export", "copy"]\n')
-        self.begin_anew()
+        self.renew(self.one)
         without = self.how_it_is_shown()
         self.pictures["without"] = [
             (f"Without our ioctls. {text}", seen) for text, seen in self.pictures.pop(self.one.name)
         ]
         self.dom0.restore_backend()
-        self.begin_anew()
+        self.renew(self.one)
         self.assertEqual((self.strategies(), self.one.state()["pixel_bytes_copied"]), ({"map"}, 0))
         self.saw(f"{without}; with our ioctls the same DomU's picture is back without a copy")
 
     def how_it_is_shown(self):
         """Without the ioctls, in words."""
-        copied = self.one.state()["pixel_bytes_copied"]
-        if self.strategies() == {"export"}:
+        buffers, copied = self.one.buffers(), self.one.state()["pixel_bytes_copied"]
+        mapped = self.dom0.mapped_dmabufs("weston")
+        wanted = self.tc.td.get("XEN_DMABUF_EXPORT")
+        if wanted != "refused" and {buffer["strategy"] for buffer in buffers} == {"export"}:
             self.assertEqual(copied, 0)
-            return "the compositor's renderer took gntdev's own dma-buf, as a CPU can"
-        self.assertEqual(self.strategies(), {"copy"})
+            self.assertTrue(mapped or wanted != "mapped", "no dma-buf is mapped by Weston")
+            return f"the compositor took gntdev's own dma-buf, and its renderer has mapped {mapped} of them"
+        self.assertNotEqual(wanted, "mapped", f"gntdev's own dma-buf was refused: {buffers}")
+        for buffer in buffers:
+            self.assertEqual(buffer["strategy"], "copy", buffers)
+            self.assertIn("export", buffer["why"])
         self.assertGreater(copied, 0)
-        why = self.one.buffers()[0]["why"]
-        self.assertIn("export", why)
-        return f"{why}; the fallback copied {copied} bytes"
+        return f"{buffers[0]['why']}; the fallback copied {copied} bytes"
 
 
 class XenDmabufDesktopTest(XenDmabufCase):
@@ -188,10 +196,11 @@ class XenDmabufDesktopTest(XenDmabufCase):
     def test_weston_of_the_domu(self):
         """Its client moves on the screen; held still, all that it shows is there. Nothing is copied."""
         poll(lambda: picture.colours(self.dom0.screenshot()) > COLOURS_OF_A_CLIENT, 60, "a client on the screen")
-        before = self.one.flips()
+        before, first = self.one.flips(), self.dom0.screenshot()
         poll(lambda: self.one.flips() > before + 2, 60, "flips of the DomU's Weston")
-        self.addCleanup(self.one.run, "pkill -CONT -x weston-simple-s")
-        self.one.run("pkill -STOP -x weston-simple-s")
+        poll(lambda: self.dom0.screenshot() != first, 60, "another picture of the moving client")
+        self.addCleanup(self.one.run, send_signal(CLIENT, "CONT"))
+        self.one.run(send_signal(CLIENT, "STOP"))
         held = ("Held still: the framebuffer, read in the DomU", self.one.grab)
         where = self.assert_found(self.one.name, held, "the framebuffer of the DomU's Weston on Dom0's screen", 60)
         self.assertEqual(self.one.state()["pixel_bytes_copied"], 0)

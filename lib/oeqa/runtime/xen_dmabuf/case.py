@@ -61,7 +61,6 @@ class XenDmabufCase(OERuntimeTestCase):
 
     def saw(self, sentence: str) -> None:
         """A piece of evidence."""
-        print(sentence, flush=True)
         self.seen.append(sentence)
 
     @classmethod
@@ -104,12 +103,12 @@ class XenDmabufCase(OERuntimeTestCase):
         """
         caption, draw = drawn
 
-        def found() -> tuple[int, int] | None:
+        def there() -> tuple[int, int] | None:
             expected, screen = draw(), self.dom0.screenshot()
             self.pictures[name] = [(caption, expected), ("Dom0's screen", screen)]
             return picture.find(screen, expected)
 
-        x, y = poll(found, seconds, what)
+        x, y = poll(there, seconds, what)
         expected = self.pictures[name][0][1]
         return f"all {len(expected[0]) // 3}x{len(expected)} pixels equal, window at {x},{y}"
 
@@ -162,6 +161,13 @@ class XenDmabufCase(OERuntimeTestCase):
             f"{pages} pages in framebuffers; grants that Dom0 has mapped: {shown} while shown, {rest} (rings) after "
             "release"
         )
+
+    def renew(self, domu: DomU) -> None:
+        """A worker that keeps nothing of the last one and has the present configuration; the DomU stays."""
+        old = domu.worker()
+        self.dom0.run(f"systemctl stop {domu.unit}", 60)
+        domu.wait_for_worker(old)
+        self.assert_back(domu)
 
     def assert_back(self, domu: DomU) -> None:
         """Picture back without restarting the DomU: its pattern program runs on a new connection."""

@@ -388,6 +388,10 @@ class Dom0:
         ).split()
         return int(words[0]), int(words[1]) // 1024
 
+    def mapped_dmabufs(self, unit: str) -> int:
+        """How many mappings of dma-bufs a unit's main process has."""
+        return int(self.run(f"grep -c /dmabuf: /proc/{self.main_pid(unit)}/maps || true"))
+
     def main_pids(self) -> list[str]:
         """The main processes of backend and Weston: another one after any restart."""
         return self.run("systemctl show -P MainPID xen-dmabuf-backend weston").split()

@@ -21,10 +21,16 @@ CONSOLE = "init=/usr/lib/xen-dmabuf/pattern-init"
 # a console of the kernel's own shows its framebuffer whenever no program shows one
 PATTERN = f"{CONSOLE} drm_kms_helper.fbdev_emulation=0"
 SYSTEMD = "systemd.debug_shell=hvc0 systemd.mask=serial-getty@hvc0.service"
+PROGRAM = "xen-dmabuf-patt"  # as the kernel has its name
 ANSWERS = "until xen-dmabuf-pattern send state > /dev/null 2>&1; do :; done"
 BOOT_SECONDS = 180
 _DRIVER = "/sys/bus/xen/drivers/vdispl"
 _CONNECTORS = "/sys/class/drm/card*-*/status"
+
+
+def send_signal(program: str, name: str = "TERM") -> str:
+    """The shell command that sends a signal; OpenEmbedded's busybox has no pkill. Nothing to send it to is an error."""
+    return f"kill -{name} $(pgrep -x {program})"
 
 
 class DomU:
@@ -142,7 +148,7 @@ class DomU:
 
     def stop_pattern(self) -> None:
         """End the pattern program without waiting; it is not started again."""
-        self.run("touch /run/pattern.stop; pkill -x xen-dmabuf-patt || true")
+        self.run(f"touch /run/pattern.stop; {send_signal(PROGRAM)} || true")
 
     def end_pattern(self) -> None:
         """stop_pattern(), and wait for its end."""
@@ -170,9 +176,12 @@ class DomU:
 
     def grab(self) -> picture.Picture:
         """What is in the framebuffer that its first connector shows, whoever drew it."""
-        text = self.run("xen-dmabuf-pattern grab | gzip -c | od -An -v -tx1 | tr -d ' \\n'", 60)
+        text = self.run("xen-dmabuf-pattern grab > /tmp/grab && gzip -c /tmp/grab | od -An -v -tx1 | tr -d ' \\n'", 60)
         head, _, data = gzip.decompress(bytes.fromhex(text)).partition(b"\n")
-        width, height, pitch = map(int, head.split()[:3])
+        *size, fourcc = head.decode().split()
+        if fourcc != "XR24":
+            raise AssertionError(f"{self.name}: the framebuffer is {fourcc}, only XR24 is read here")
+        width, height, pitch = map(int, size)
         return [picture.of_xrgb8888(data[y * pitch : y * pitch + 4 * width]) for y in range(height)]
 
     # -- the driver of its first device
