@@ -25,7 +25,7 @@ class Product(Protocol):
 
     @property
     def cases(self) -> type[XenDmabufZeroCopyTest]:
-        """The image's cases of the picture, or these with more: that running Dom0 and DomU have just its files."""
+        """The image's cases of the picture, or these with more: that the running Dom0 and DomU have its files."""
 
     @property
     def claims(self) -> Sequence[tuple[str, str]]:
