@@ -20,9 +20,7 @@ from .guest import Dom0
 from .person import PersonTest
 from .product import Product, chosen
 from .qemu import Qemu
-from .report import Proof, Report
-
-RELEASED = "a DomU destroyed while it flips leaves nothing, and hurts nobody"
+from .report import Proof, Report, animate, save
 
 
 def claims(product: Product) -> list[Claim]:
@@ -40,9 +38,10 @@ def claims(product: Product) -> list[Claim]:
         ("what is typed in its window arrives in the DomU", "test_typed_text_arrives"),
         ("clicks and touches land where they are done, also in a scaled window", "test_clicks_and_touches_land"),
     ]
+    released = "a DomU destroyed while it flips leaves nothing, and hurts nobody"
     return [
         *(Claim(sentence, product.cases, method) for sentence, method in own),
-        Claim(RELEASED, XenDmabufReleaseTest, "test_destroyed_while_flipping"),
+        Claim(released, XenDmabufReleaseTest, "test_destroyed_while_flipping"),
         *(Claim(sentence, PersonTest, method) for sentence, method in person),
     ]
 
@@ -80,13 +79,13 @@ class Teller:
         names = [[f"{name}-{row}-{column}.png" for column in range(len(shown))] for row, shown in enumerate(rows)]
         for shown, files in zip(rows, names, strict=True):
             for (_caption, seen), file in zip(shown, files, strict=True):
-                evidence.save(seen, self.folder / file)
+                save(seen, self.folder / file)
             self.report.pictures.append([(caption, file) for (caption, _), file in zip(shown, files, strict=True)])
 
     def film(self, caption: str, pictures: Sequence[picture.Picture]) -> None:
         """Pictures that follow each other."""
         file = re.sub(r"\W+", "-", caption.lower()) + ".webp"
-        evidence.animate(pictures, self.folder / file)
+        animate(pictures, self.folder / file)
         self.report.pictures.append([(caption, file)])
 
 

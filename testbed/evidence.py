@@ -12,7 +12,6 @@ import traceback
 import unittest
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -101,21 +100,6 @@ def collect(target: Target, claims: Sequence[Claim], reader: Reader, **context: 
     if result.lost:
         raise result.lost
     return result.failed
-
-
-def save(shown: picture.Picture, file: Path) -> None:
-    """Write a picture as PNG."""
-    _image(shown).save(file)
-
-
-def animate(film: Sequence[picture.Picture], file: Path) -> None:
-    """Write pictures as an animated WebP, half a second each, without loss."""
-    first, *rest = map(_image, film)
-    first.save(file, save_all=True, append_images=rest, duration=500, loop=0, lossless=True)
-
-
-def _image(rows: picture.Picture) -> Image.Image:
-    return Image.frombytes("RGB", (len(rows[0]) // 3, len(rows)), b"".join(rows))
 
 
 class _Result(unittest.TestResult):

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import keys, layout, machine, process
+from . import evidence, keys, layout, machine, process
 from .cache import say
 from .deadline import wait_until
 from .errors import TestbedError
@@ -98,7 +98,9 @@ def agent() -> Iterator[dict[str, str]]:
 def run(oe_core: Path, folder: Path, tests: list[str]) -> int:
     """Boot, export, run; oe-test's own words go through. Returns its exit status."""
     images = machine.build()
-    oe_test = export(oe_core, folder / "export", {**TEST_DATA, "TEST_SUITES": " ".join(tests or suites())})
+    oe_test = export(
+        oe_core, folder / "export", {**TEST_DATA, **evidence.test_data(), "TEST_SUITES": " ".join(tests or suites())}
+    )
     with machine.boot(images, folder) as (qemu, _dom0), agent() as environment:
         say(f"oe-test runtime: {oe_core}")
         return subprocess.run(

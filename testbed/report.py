@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""report.json and report.html of a demo run."""
+"""report.json and report.html of a demo run, and the pictures beside them."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import jinja2
+from PIL import Image
+
+from oeqa.runtime.xen_dmabuf import picture
 
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>Xen dma-buf demo</title>
@@ -73,3 +77,18 @@ class Report:
         (folder / "report.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
         page = jinja2.Environment(autoescape=True).from_string(PAGE).render(report=self)
         (folder / "report.html").write_text(page, encoding="utf-8")
+
+
+def save(shown: picture.Picture, file: Path) -> None:
+    """Write a picture as PNG."""
+    _image(shown).save(file)
+
+
+def animate(film: Sequence[picture.Picture], file: Path) -> None:
+    """Write pictures as an animated WebP, half a second each, without loss."""
+    first, *rest = map(_image, film)
+    first.save(file, save_all=True, append_images=rest, duration=500, loop=0, lossless=True)
+
+
+def _image(rows: picture.Picture) -> Image.Image:
+    return Image.frombytes("RGB", (len(rows[0]) // 3, len(rows)), b"".join(rows))

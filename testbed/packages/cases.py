@@ -22,8 +22,7 @@ class PackagesTest(XenDmabufZeroCopyTest):
 
     def test_files_are_the_packages(self) -> None:
         """Each of their files is in the running Dom0 and on the disk of the running DomU, with the same content."""
-        disk = self.dom0.disk.partition("file:")[2].partition(",")[0]
-        self.dom0.run(f"mkdir -p {_DISK} && mount -o ro {disk} {_DISK}")
+        self.dom0.run(f"mkdir -p {_DISK} && mount -o ro {self.dom0.disk_file} {_DISK}")
         self.addCleanup(self.dom0.run, f"umount {_DISK}")
         mine = self._same("/", self.tc.product.files(DOM0))
         others = self._same(_DISK, self.tc.product.files(DOMU))

@@ -72,7 +72,9 @@ _SHUTDOWN_SECONDS = 60
 # Its journal is empty afterwards, or a DomU couldn't mount it to read only.
 _SET_ASIDE = f"""
 domid=$(xl domid {{name}} 2> /dev/null) || exit 0
-timeout {_SHUTDOWN_SECONDS} xl shutdown -w $domid || xl destroy $domid
+xl shutdown $domid
+for _ in $(seq {_SHUTDOWN_SECONDS}); do xl domid {{name}} > /dev/null 2>&1 || break; sleep 1; done
+! xl domid {{name}} > /dev/null 2>&1 || xl destroy $domid
 while xenstore-exists {{disks}}/$domid; do :; done
 mkdir -p {TOOLS}/disk && mount -o loop {{disk}} {TOOLS}/disk && umount {TOOLS}/disk || true
 """
@@ -138,6 +140,11 @@ class Dom0:
         """xl's ``disk`` of the layer's domu.cfg, to read only: several domains may have it then."""
         return "['" + found(r"^disk *= *\['([^',]+,xvda),", self._guest)[1] + ",r']"
 
+    @property
+    def disk_file(self) -> str:
+        """The file or device that this is."""
+        return found(r"^\['(?:\w+:)?([^',]+),", self.disk)[1]
+
     @functools.cached_property
     def guest_name(self) -> str:
         """The guest of the layer's domu.cfg, which an image starts at boot."""
@@ -154,8 +161,8 @@ class Dom0:
 
         The guest of domu.cfg is shut down, and stays so: it writes to the disk that the cases' DomUs read.
         """
-        disk = found(r"^\['(?:\w+:)?([^',]+),", self.disk)[1]
-        self.run(_SET_ASIDE.format(name=self.guest_name, disk=disk, disks=self._backends("vbd")), 2 * _SHUTDOWN_SECONDS)
+        set_aside = _SET_ASIDE.format(name=self.guest_name, disk=self.disk_file, disks=self._backends("vbd"))
+        self.run(set_aside, 2 * _SHUTDOWN_SECONDS)
         self.run(f"mkdir -p {TOOLS}; {_NO_PERSISTENT_GRANTS}")
         for name in (_AGENT, _PROBE):
             self.target.copyTo(os.path.join(_FILES, name), f"{TOOLS}/{name}")

@@ -18,5 +18,5 @@ class OERuntimeTestCase(unittest.TestCase):
 
     @property
     def td(self) -> Any:
-        """The image's test data: none."""
+        """The image's test data."""
         return self.tc.td
