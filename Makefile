@@ -11,7 +11,7 @@ export XEN_DMABUF_SUITE := $(or $(SUITE),$(XEN_DMABUF_SUITE))
 help:
 	@echo "make demo           the main job on the testbed, with its proofs: build/demo/report.html; [SUITE=forky] Dom0 and DomU of that Debian"
 	@echo "make view           sit down and use it: Dom0 as a kiosk with a guest's desktop, keyboard and mouse"
-	@echo "make lint           ruff and mypy over all Python here, reuse over all files"
+	@echo "make lint           ruff and mypy over all Python here, reuse over all files, docs/status.md against its claims"
 	@echo "make test           lint, then all tests that run here: unit tests, layer, testbed"
 	@echo "make test-compositors  sway and labwc on Dom0's screen, with dma-bufs"
 	@echo "make status         write docs/status.md from docs/status.toml and the last run of make test"
@@ -67,6 +67,7 @@ lint: $(VENV)/.ready
 	@$(VENV)/bin/ruff format --check
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/reuse lint --lines
+	@$(RUN) tests/status.py --check
 
 # In place, where the tests import it: what C is compiled with comes with requirements-native.txt.
 build/.pump: $(wildcard backend/src/xen_dmabuf/pump/pump.*) backend/pump_build.py $(VENV)/.native

@@ -2,10 +2,11 @@
 """Write docs/status.md: the claims of docs/status.toml with the results of the last run of all tests.
 
 python3 tests/status.py [JUNIT.XML [AGAIN.XML...]]    default: what `make test` has left, build/test/junit.xml
+python3 tests/status.py --check    whether the page has the claims as they are now; before an hour of tests says so
 
 AGAIN.XML: later runs of some of the tests. What they say counts, and the page says that there were some.
 
-Exit status: 0 written, 2 there is no such run, or a claim is malformed.
+Exit status: 0 written, 1 another page would be, 2 there is no such run, or a claim is malformed.
 """
 
 from __future__ import annotations
@@ -134,7 +135,25 @@ def read_claims(path: Path = CLAIMS) -> list[dict]:
     return sections
 
 
+def is_of(text: str, claims: Iterable[dict]) -> bool:
+    """Whether a page has these claims, all but the results: those are a run's."""
+    rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| "))
+    written = [(claim, shown, seen) for claim, shown, _run, seen in rows if claim != "Claim"]
+    return written == [(claim["claim"], evidence(claim), claim.get("seen", "")) for claim in claims]
+
+
+def check() -> int:
+    """What the command line's --check says."""
+    claims = (claim for section in read_claims() for claim in section["claim"])
+    if is_of(PAGE.read_text(encoding="utf-8"), claims):
+        return 0
+    print(f'status: {PAGE.relative_to(ROOT)} has other claims than {CLAIMS.name}: run "make status"', file=sys.stderr)
+    return 1
+
+
 def main(arguments: list[str]) -> int:
+    if arguments == ["--check"]:
+        return check()
     path, *later = map(Path, arguments or [RUN])
     try:
         run = read_run(path)
