@@ -53,6 +53,9 @@ BASE_PACKAGES = [
     "procps",
     "seatd",
     "weston",
+    # of weston-init: a session of logind's, a terminal
+    "libpam-systemd",
+    "kbd",
 ]
 DOM0_PACKAGES = [
     "xen-utils-4.20",
@@ -113,6 +116,8 @@ def bootstrap(name: str, packages: list[str]) -> Path:
         for database in ("passwd", "group"):
             shutil.copy(root / f"usr/share/base-passwd/{database}.master", root / "etc" / database)
         _alternatives(root)
+        _pam(root)
+        users(root)
         if (root / "usr/bin/python3").exists():
             byte_compile(root, root / f"usr/lib/python{python()}", root / DIST_PACKAGES)
 
@@ -131,6 +136,29 @@ def byte_compile(root: Path, *folders: Path) -> None:
     process.run(
         [*emulated(root, "python3"), "-m", "compileall", "-q", "-s", str(root), *map(str, folders)],
         what="Python byte code",
+    )
+
+
+def _pam(root: Path) -> None:
+    """What Debian's services include, as pam-auth-update would write it where there is nothing but accounts."""
+    for stack in ("account", "auth", "password", "session", "session-noninteractive"):
+        kind = stack.split("-")[0]
+        (root / f"etc/pam.d/common-{stack}").write_text(f"{kind} required pam_unix.so\n", encoding="utf-8")
+
+
+def users(root: Path) -> None:
+    """Create the accounts that sysusers.d of a root declares, as far as they aren't there."""
+    # in the root, not with --root=: 262 follows that path itself, which no emulator translates for it
+    emulator = Path(shutil.copy(f"/usr/bin/{EMULATOR}", root / "tmp"))
+    process.run(["chroot", str(root), f"/tmp/{emulator.name}", "/usr/bin/systemd-sysusers"], what="users")
+    emulator.unlink()
+
+
+def overlay(root: Path, folder: Path) -> None:
+    """Copy a folder of this repository over the root, keeping modes, owned by root."""
+    process.run(
+        ["cp", "-r", "--preserve=mode,links", "--no-preserve=ownership", f"{folder}/.", str(root)],
+        what=f"overlay {folder.name}",
     )
 
 

@@ -21,8 +21,9 @@ from .qemu import DOMU_ADDRESSES, Qemu
 
 RELEASE_SECONDS = 30
 TERMINAL = (
-    "systemd-run --quiet --collect --unit=terminal -p User=weston -p WorkingDirectory=/var/lib/weston "
-    "-E XDG_RUNTIME_DIR=/run/weston -E WAYLAND_DISPLAY=/run/wayland-0 weston-terminal --fullscreen --shell=/bin/sh"
+    "systemd-run --quiet --collect --unit=terminal -p User=weston -p WorkingDirectory=/home/weston "
+    "-E XDG_RUNTIME_DIR=/run/user/$(id -u weston) -E WAYLAND_DISPLAY=/run/wayland-0 "
+    "weston-terminal --fullscreen --shell=/bin/sh"
 )
 TERMINAL_RUNS = "pgrep -P $(systemctl show -P MainPID terminal) sh"
 PATTERN_INIT = "init=/usr/lib/xen-dmabuf/pattern-init"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,29 +16,22 @@ MORE_MIB = 500
 """For the packages that a Dom0 has besides."""
 _ENABLED = {
     "ssh.service": "multi-user.target",
-    "seatd.service": "multi-user.target",
     "weston.service": "graphical.target",
     "weston.socket": "sockets.target",
 }
 
 
-def _overlay(root: Path, folder: Path) -> None:
-    """Copy a folder of this repository over the root, keeping modes, owned by root."""
-    process.run(
-        ["cp", "-r", "--preserve=mode,links", "--no-preserve=ownership", f"{folder}/.", str(root)],
-        what=f"overlay {folder.name}",
-    )
-
-
-def _users(root: Path) -> None:
-    """Create the users that all packages and units declare; root's shell is sh, as on OpenEmbedded's images."""
-    # in the root, not with --root=: 262 follows that path itself, which no emulator translates for it
-    emulator = Path(shutil.copy(f"/usr/bin/{debianroot.EMULATOR}", root / "tmp"))
-    process.run(["chroot", str(root), f"/tmp/{emulator.name}", "/usr/bin/systemd-sysusers"], what="users")
-    emulator.unlink()
+def _accounts(root: Path) -> None:
+    """Those that the product's files declare; homes below /home; root's shell is sh, as on OpenEmbedded's images."""
+    debianroot.users(root)
     passwd = root / "etc/passwd"
     text = passwd.read_text(encoding="utf-8")
     passwd.write_text(text.replace(":/root:/bin/bash\n", ":/root:/bin/sh\n"), encoding="utf-8")
+    for _name, _password, user, group, _comment, home, _shell in (line.split(":") for line in text.splitlines()):
+        if home.startswith("/home/"):
+            folder = root / home.lstrip("/")
+            folder.mkdir(exist_ok=True)
+            os.chown(folder, int(user), int(group))
 
 
 def _ssh(root: Path) -> None:
@@ -115,10 +109,10 @@ def _build(
     def build(folder: Path) -> None:
         root = _copy_root(packages, folder)
         for overlay in overlays:
-            _overlay(root, overlay)
+            debianroot.overlay(root, overlay)
         fill(root)
         product.install(side, root)
-        _users(root)
+        _accounts(root)
         _ssh(root)
         debianroot.enable(root, _ENABLED)
         _write_image(side, mib, root, folder / f"{side}.ext4")

@@ -17,11 +17,11 @@ from .product import DOM0, KIOSK
 _PYWAYLAND = {"trixie": "pywayland==0.4.18", "forky": "pywayland==0.4.19"}
 """PyPI's wheel of the version that a suite packages; Debian's package has the core protocol only."""
 PROTOCOLS = ("linux_dmabuf_v1", "xdg_shell", "presentation_time", "viewporter")
-_BOTH = (layout.WESTON, layout.BACKEND / "src", layout.BACKEND / "tests")
+_BOTH = (layout.WESTON, layout.WESTON_INIT, layout.BACKEND / "src", layout.BACKEND / "tests")
 _FILES = {
     DOM0: (
         *_BOTH,
-        layout.GUEST_CONFIG,
+        layout.GUEST,
         layout.BACKEND / "data",
         layout.BACKEND / "pyproject.toml",
         layout.BACKEND / "pump_build.py",
@@ -47,6 +47,7 @@ class Sources:
         }
 
     def install(self, side: str, root: Path) -> None:
+        debianroot.overlay(root, layout.WESTON_INIT)
         if side == DOM0:
             _dom0(root)
         else:
@@ -61,6 +62,7 @@ def _dom0(root: Path) -> None:
     kiosk(root / KIOSK)
     (root / "etc/xen").mkdir(exist_ok=True)
     shutil.copy(layout.GUEST_CONFIG, root / "etc/xen/domu.cfg")
+    network(root)
     debianroot.enable(root, {"xen-dmabuf-backend.service": "multi-user.target"})
 
 
@@ -169,6 +171,14 @@ def _weston_restarts(root: Path) -> None:
         folder = root / UNITS / f"weston.{unit}.d"
         folder.mkdir(exist_ok=True)
         shutil.copy(layout.WESTON / name, folder / "xen-dmabuf-restart.conf")
+
+
+def network(root: Path) -> None:
+    """What xen-dmabuf-guest-network packages."""
+    folder = root / "usr/lib/systemd/network"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, name in ((10, "xenbr0.netdev"), (10, "xenbr0.network"), (11, "xenbr0-port.network")):
+        shutil.copy(layout.GUEST / name, folder / f"{number}-{name}")
 
 
 def kiosk(root: Path) -> None:

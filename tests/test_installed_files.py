@@ -17,6 +17,7 @@ from testbed import layout, sources
 DATA = layout.BACKEND / "data"
 RECIPE = layout.LAYER / "recipes-extended/xen-dmabuf-backend/xen-dmabuf-backend_0.1.0.bb"
 WESTON = layout.LAYER / "recipes-graphics/weston-init/xen-dmabuf-weston_1.0.bb"
+GUEST = layout.LAYER / "recipes-extended/xen-dmabuf-guest/xen-dmabuf-guest_1.0.bb"
 UNITS = "usr/lib/systemd/system"
 # bitbake's variables on a target with a merged /usr
 VARIABLES = {
@@ -95,10 +96,19 @@ def test_testbed_puts_all_of_westons_files_where_the_recipe_does(weston, tmp_pat
     assert both == {f"{UNITS}/weston.{unit}.d/xen-dmabuf-restart.conf" for unit in ("service", "socket")}
 
 
+def test_testbeds_bridge_is_where_the_recipe_puts_it(tmp_path):
+    lines = re.findall(r"install -Dm 0644 \$\{S\}/(xenbr0\S+) \$\{D\}\$\{systemd_unitdir\}/(\S+)", GUEST.read_text())
+    assert lines
+    sources.network(tmp_path)
+    assert {path: content for path, (_mode, content) in installed(tmp_path).items()} == {
+        f"usr/lib/systemd/{path}": (layout.GUEST / name).read_bytes() for name, path in lines
+    }
+
+
 @pytest.mark.parametrize("unit", ["weston.service", "weston.socket"])
 def test_testbeds_weston_comes_back_by_the_layers_drop_ins_alone(unit):
     """What oe-core's units lack must not be in the testbed's own: the claim would be made for what no image has."""
-    text = (layout.FILES / "common" / UNITS / unit).read_text()
+    text = (layout.WESTON_INIT / UNITS / unit).read_text()
     assert not re.search(r"(?m)^(Restart\w*|StartLimit\w*|TriggerLimit\w*)=", text)
 
 

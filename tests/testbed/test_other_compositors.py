@@ -27,6 +27,7 @@ PICTURES = 20
 
 _START = """
 systemctl stop weston.service weston.socket
+systemctl start seatd
 mkdir -p /run/config/{name} /etc/xen-dmabuf/backend.toml.d
 printf '%b' '{config}' > /run/config/{name}/config
 systemd-run --quiet --collect --unit={name} -p User=weston -p Group=wayland -p UMask=0007 \
@@ -35,7 +36,9 @@ systemd-run --quiet --collect --unit={name} -p User=weston -p Group=wayland -p U
   -E LP_NUM_THREADS=0 {command}
 printf '[display]\\nsocket = "/run/{name}/{socket}"\\n' > /etc/xen-dmabuf/backend.toml.d/compositor.toml
 """
-_STOP = "systemctl stop {name}; systemctl reset-failed {name}; rm -f /etc/xen-dmabuf/backend.toml.d/compositor.toml"
+_STOP = (
+    "systemctl stop {name} seatd; systemctl reset-failed {name}; rm -f /etc/xen-dmabuf/backend.toml.d/compositor.toml"
+)
 
 
 @dataclass(frozen=True)
