@@ -38,6 +38,11 @@ def of_layer() -> list[Recipe]:
     return [Recipe(file) for file in files if file.parent != layout.LAYER / IMAGES]
 
 
+def of_oe_core(core: Path) -> list[Recipe]:
+    """The recipes of oe-core's that are built as they are, since ours only add to what they package: Weston's units."""
+    return [Recipe(core / "meta/recipes-graphics/wayland/weston-init.bb")]
+
+
 def of_board() -> list[Recipe]:
     """The recipes for the i.MX8QM MEK alone."""
     return [Recipe(file) for file in sorted((layout.LAYER / BOARD).glob("recipes-*/*/*.bb"))]

@@ -69,7 +69,8 @@ def _build(inputs: folder.Inputs, wanted: Wanted, output: Path) -> bool:
     qemu, board = _folder(inputs, "qemuarm64"), _folder(inputs, "imx8qm-mek")
     qemu.prepare()
     board.prepare()
-    clean = _recipes(qemu, recipes.of_layer(), output)
+    own = [*recipes.of_layer(), *recipes.of_oe_core(inputs.trees.folder / oetrees.CORE)]
+    clean = _recipes(qemu, own, output)
     clean &= _recipes(board, recipes.of_board(), output)
     if wanted.images:
         clean &= images.build(qemu, output)

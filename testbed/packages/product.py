@@ -12,12 +12,12 @@ from ..errors import TestbedError
 from ..product import DOM0, DOMU, KIOSK
 from . import cases, debs, dependencies, install, standins
 
-# As the image recipes have it; the tests' packages are those of kas/testimage.yml. Dom0's network is the testbed's:
-# xen-dmabuf-guest-network waits for DHCP.
+# As the image recipes have it; the tests' packages are those of kas/testimage.yml.
 WANTED = {
     DOM0: (
         "packagegroup-xen-dmabuf-dom0",
         "xen-dmabuf-guest",
+        "xen-dmabuf-guest-network",
         "xen-dmabuf-backend-doc",
         # not -ptest, which has it too, but wants pytest
         "xen-dmabuf-backend-hostile",

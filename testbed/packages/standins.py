@@ -50,6 +50,7 @@ STAND_INS = {
     "libwayland-server0": StandIn("libwayland-server0", f"{_LIBRARIES}/libwayland-server.so.0"),
     # and those that are loaded by name
     "libatomic": StandIn("libatomic1", f"{_LIBRARIES}/libatomic.so.1"),
+    "kbd": StandIn("kbd", "usr/bin/openvt"),
     "libgbm": StandIn("libgbm1", f"{_LIBRARIES}/libgbm.so.1"),
     **_python(
         "asyncio", "core", "ctypes", "fcntl", "io", "json", "logging", "mmap", "numbers", "shell", "tomllib", "xml"
@@ -58,8 +59,6 @@ STAND_INS = {
     "python3-systemd": StandIn("python3-systemd", f"{DIST_PACKAGES}/systemd/daemon.py"),
     "weston": StandIn("weston", "usr/bin/weston"),
     "weston-examples": StandIn("weston", "usr/bin/weston-simple-shm"),
-    # oe-core's weston-init is built by make layer-build, but its units want PAM and a terminal
-    "weston-init": StandIn("the testbed's units", f"{UNITS}/weston.service"),
     "xen-tools-python": StandIn("xen-utils-4.20", "usr/lib/xen-4.20/lib/python/xen/__init__.py"),
     "xen-tools-scripts-block": StandIn("xen-utils-common", "etc/xen/scripts/block-common.sh"),
     "xen-tools-scripts-network": StandIn("xen-utils-common", "etc/xen/scripts/vif-common.sh"),

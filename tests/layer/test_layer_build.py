@@ -194,11 +194,11 @@ def words_of(variable, file):
 
 
 def outside(variable):
-    """What the recipes depend on and none of them builds; weston-init is oe-core's own, and built."""
-    built = tuple(recipe.name for recipe in recipes.of_layer())
+    """What the recipes depend on and none of them builds, nor one of oe-core's that is built."""
+    built = tuple(recipe.name for recipe in (*recipes.of_layer(), *recipes.of_oe_core(ROOT)))
     found = {word for recipe in recipes.of_layer() for word in words_of(variable, recipe.file)}
     assert "python3-core" in found
-    return {word for word in found if not word.startswith((*built, "weston-init"))}
+    return {word for word in found if not word.startswith(built)}
 
 
 def test_every_dependency_has_an_empty_package():
@@ -240,6 +240,19 @@ def test_the_kernel_has_a_build_folder_of_its_own(tmp_path, made, monkeypatch):
     run._build(inputs, run.Wanted(str(top), [release], "", kernel.Until.CHECKED), tmp_path / "out")
     *others, last = used
     assert len(used) == 4 and last not in others
+
+
+def test_westons_units_are_packaged_with_the_layers_recipes(tmp_path, made, monkeypatch):
+    """Else layer-demo's Dom0 would have the testbed's."""
+    top, release, config = made
+    inputs = Inputs(tmp_path, tmp_path, oetrees.Trees(top / release, release), None)
+    asked = []
+    monkeypatch.setattr(run, "_folder", lambda *_: Folder(inputs, tmp_path, config))
+    monkeypatch.setattr(Folder, "prepare", lambda *_: None)
+    monkeypatch.setattr(run, "_recipes", lambda _build, wanted, _output: asked.append(wanted) or True)
+    run._build(inputs, run.Wanted(str(top), [release], "", kernel.Until.NONE, images=False), tmp_path / "out")
+    files = [recipe.file for recipe in asked[0] if recipe.name == "weston-init"]
+    assert files == [top / release / "openembedded-core/meta/recipes-graphics/wayland/weston-init.bb"]
 
 
 @pytest.mark.parametrize("name", ["layer-build", "layer-demo"])
