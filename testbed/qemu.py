@@ -130,13 +130,13 @@ class Qemu:
             "-device",
             f"guest-loader,addr={KERNEL_ADDRESS:#x},kernel={self.images.kernel},"
             f"bootargs={DOM0_OPTIONS} {self.images.dom0_options}",
-            # Dom0 may write: into a snapshot that ends with QEMU
+            # both may be written to: into snapshots that end with QEMU
             "-drive",
             f"if=none,id=dom0,format=raw,snapshot=on,file={self.images.dom0}",
             "-device",
             "virtio-blk-pci,drive=dom0",
             "-drive",
-            f"if=none,id=domu,format=raw,readonly=on,file={self.images.domu}",
+            f"if=none,id=domu,format=raw,snapshot=on,file={self.images.domu}",
             "-device",
             "virtio-blk-pci,drive=domu",
             "-netdev",

@@ -206,3 +206,19 @@ class XenDmabufDesktopTest(XenDmabufCase):
         self.assertEqual(self.one.state()["pixel_bytes_copied"], 0)
         self.assertEqual({b["strategy"] for b in self.one.buffers()}, {"map"})
         self.saw(f"it moves; held still, {where}; no byte was copied")
+
+
+class XenDmabufImageGuestTest(XenDmabufCase):
+    """The guest that an image starts at boot, by domu.cfg as it is: a disk to write on, network, input."""
+
+    def test_it_boots_to_the_screen(self):
+        """Nobody logs in there or starts anything."""
+        guest = self.domu(self.dom0.guest_name)
+        guest.create_as_configured()
+        self.addCleanup(self.dom0.prepare)  # shuts it down, since its disk is written to
+        poll(lambda: picture.colours(self.dom0.screenshot()) > COLOURS_OF_A_CLIENT, 240, "its client on the screen")
+        before, first = guest.flips(), self.dom0.screenshot()
+        poll(lambda: guest.flips() > before + 2, 60, "flips of its Weston")
+        poll(lambda: self.dom0.screenshot() != first, 60, "another picture of the moving client")
+        self.assertEqual(guest.state()["pixel_bytes_copied"], 0)
+        self.assertEqual({b["strategy"] for b in guest.buffers()}, {"map"})

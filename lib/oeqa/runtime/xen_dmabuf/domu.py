@@ -53,8 +53,15 @@ class DomU:
 
     def create(self, **arguments: Any) -> None:
         """`xl create`; does not wait until it has started. The arguments are creation()'s."""
+        self._create(self.creation(**arguments))
+
+    def create_as_configured(self) -> None:
+        """The same with nothing but the layer's domu.cfg, as an image starts it at boot."""
+        self._create(f"xl create {CONFIGURATION}")
+
+    def _create(self, command: str) -> None:
         output = self.dom0.run(
-            f"{self.creation(**arguments)} && domid=$(xl domid {self.name}) && "
+            f"{command} && domid=$(xl domid {self.name}) && "
             "echo created $domid $(xenstore-read /local/domain/$domid/console/tty)",
             120,
         )
