@@ -117,7 +117,7 @@ def bootstrap(name: str, packages: list[str]) -> Path:
             shutil.copy(root / f"usr/share/base-passwd/{database}.master", root / "etc" / database)
         _alternatives(root)
         _pam(root)
-        users(root)
+        accounts(root)
         if (root / "usr/bin/python3").exists():
             byte_compile(root, root / f"usr/lib/python{python()}", root / DIST_PACKAGES)
 
@@ -146,8 +146,8 @@ def _pam(root: Path) -> None:
         (root / f"etc/pam.d/common-{stack}").write_text(f"{kind} required pam_unix.so\n", encoding="utf-8")
 
 
-def users(root: Path) -> None:
-    """Create the accounts that sysusers.d of a root declares, as far as they aren't there."""
+def accounts(root: Path) -> None:
+    """Create those that sysusers.d of a root declares, as far as they aren't there."""
     # in the root, not with --root=: 262 follows that path itself, which no emulator translates for it
     emulator = Path(shutil.copy(f"/usr/bin/{EMULATOR}", root / "tmp"))
     process.run(["chroot", str(root), f"/tmp/{emulator.name}", "/usr/bin/systemd-sysusers"], what="users")

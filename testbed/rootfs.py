@@ -14,16 +14,11 @@ from .product import DOM0, DOMU, Product
 IMAGE_MIB = {DOM0: 1400, DOMU: 1000}
 MORE_MIB = 500
 """For the packages that a Dom0 has besides."""
-_ENABLED = {
-    "ssh.service": "multi-user.target",
-    "weston.service": "graphical.target",
-    "weston.socket": "sockets.target",
-}
 
 
 def _accounts(root: Path) -> None:
     """Those that the product's files declare; homes below /home; root's shell is sh, as on OpenEmbedded's images."""
-    debianroot.users(root)
+    debianroot.accounts(root)
     passwd = root / "etc/passwd"
     text = passwd.read_text(encoding="utf-8")
     passwd.write_text(text.replace(":/root:/bin/bash\n", ":/root:/bin/sh\n"), encoding="utf-8")
@@ -114,7 +109,7 @@ def _build(
         product.install(side, root)
         _accounts(root)
         _ssh(root)
-        debianroot.enable(root, _ENABLED)
+        debianroot.enable(root, {"ssh.service": "multi-user.target"})
         _write_image(side, mib, root, folder / f"{side}.ext4")
         shutil.rmtree(root)
 

@@ -48,6 +48,7 @@ class Sources:
 
     def install(self, side: str, root: Path) -> None:
         debianroot.overlay(root, layout.WESTON_INIT)
+        debianroot.enable(root, {"weston.service": "graphical.target", "weston.socket": "sockets.target"})
         if side == DOM0:
             _dom0(root)
         else:

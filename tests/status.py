@@ -138,37 +138,41 @@ def read_claims(path: Path = CLAIMS) -> list[dict]:
 def is_of(text: str, claims: Iterable[dict]) -> bool:
     """Whether a page has these claims, all but the results: those are a run's."""
     rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| "))
-    written = [(claim, shown, seen) for claim, shown, _run, seen in rows if claim != "Claim"]
+    written = [(*row[:2], *row[3:]) for row in rows if row[0] != "Claim"]
     return written == [(claim["claim"], evidence(claim), claim.get("seen", "")) for claim in claims]
 
 
 def check() -> int:
-    """What the command line's --check says."""
+    """The command line's --check. Raises ValueError as read_claims()."""
     claims = (claim for section in read_claims() for claim in section["claim"])
-    if is_of(PAGE.read_text(encoding="utf-8"), claims):
+    if PAGE.exists() and is_of(PAGE.read_text(encoding="utf-8"), claims):
         return 0
-    print(f'status: {PAGE.relative_to(ROOT)} has other claims than {CLAIMS.name}: run "make status"', file=sys.stderr)
+    print(f'status: "{PAGE}" hasn\'t the claims of "{CLAIMS}": run "make status"', file=sys.stderr)
     return 1
 
 
+def write(paths: list[Path]) -> int:
+    """Write the page from a run and later ones of some tests. Raises ValueError as read_claims()."""
+    run = None
+    for path in paths:
+        try:
+            found = read_run(path)
+        except (OSError, ElementTree.ParseError) as error:
+            print(f'status: no results of a run in "{path}" ({error}); run "make test" first', file=sys.stderr)
+            return 2
+        run = run.then(found) if run else found
+    assert run
+    PAGE.write_text(page(read_claims(), run), encoding="utf-8")
+    print(f"{PAGE.relative_to(ROOT)} is written")
+    return 0
+
+
 def main(arguments: list[str]) -> int:
-    if arguments == ["--check"]:
-        return check()
-    path, *later = map(Path, arguments or [RUN])
     try:
-        run = read_run(path)
-        for path in later:
-            run = run.then(read_run(path))
-        text = page(read_claims(), run)
-    except (OSError, ElementTree.ParseError) as error:
-        print(f'status: no results of a run in "{path}" ({error}); run "make test" first', file=sys.stderr)
-        return 2
+        return check() if arguments == ["--check"] else write([Path(name) for name in arguments or [RUN]])
     except ValueError as error:
         print(f"status: {CLAIMS.relative_to(ROOT)}: {error}", file=sys.stderr)
         return 2
-    PAGE.write_text(text, encoding="utf-8")
-    print(f"{PAGE.relative_to(ROOT)} is written")
-    return 0
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def test_testbed_puts_all_of_westons_files_where_the_recipe_does(weston, tmp_pat
 
 
 def test_testbeds_bridge_is_where_the_recipe_puts_it(tmp_path):
-    lines = re.findall(r"install -Dm 0644 \$\{S\}/(xenbr0\S+) \$\{D\}\$\{systemd_unitdir\}/(\S+)", GUEST.read_text())
+    lines = re.findall(r"install -Dm 0644 \$\{S\}/(\S+) \$\{D\}\$\{systemd_unitdir\}/(network/\S+)", GUEST.read_text())
     assert lines
     sources.network(tmp_path)
     assert {path: content for path, (_mode, content) in installed(tmp_path).items()} == {

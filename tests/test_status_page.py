@@ -63,6 +63,16 @@ def test_a_page_of_other_claims_is_found(key):
     assert status.is_of(text, claims)
     assert not status.is_of(text, [{**claims[0], key: "another"}, claims[1]])
     assert not status.is_of(text, claims[:1])
+    assert not status.is_of(text + "| a row by hand |\n", claims)
+
+
+@pytest.mark.parametrize("content", [None, "", "| One | two | three | four | five |\n"])
+def test_a_page_that_is_none_is_old(content, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(status, "PAGE", tmp_path / "status.md")
+    if content is not None:
+        (tmp_path / "status.md").write_text(content)
+    assert status.main(["--check"]) == 1
+    assert str(tmp_path) in (said := capsys.readouterr().err) and 'run "make status"' in said
 
 
 def test_results_are_counted_once(run):

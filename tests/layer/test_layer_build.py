@@ -227,30 +227,35 @@ def test_a_repository_that_got_another_commit_is_fetched_again(tmp_path, updated
     assert link.is_symlink() == (tmp_path / "copy").exists() == (not updated)
 
 
-def test_the_kernel_has_a_build_folder_of_its_own(tmp_path, made, monkeypatch):
-    """The images' configuration skips its recipe: oe-core would remove what was compiled, half an hour's work."""
+@pytest.fixture
+def build(tmp_path, made, monkeypatch):
+    """run._build() of a release up to a kernel, with or without images, in folders that nobody prepares."""
     top, release, config = made
     inputs = Inputs(tmp_path, tmp_path, oetrees.Trees(top / release, release), None)
-    used = []
     monkeypatch.setattr(run, "_folder", lambda *_: Folder(inputs, tmp_path, config))
     monkeypatch.setattr(Folder, "prepare", lambda *_: None)
+    return lambda until, images: run._build(
+        inputs, run.Wanted(str(top), [release], "", until, images), tmp_path / "out"
+    )
+
+
+def test_the_kernel_has_a_build_folder_of_its_own(build, monkeypatch):
+    """The images' configuration skips its recipe: oe-core would remove what was compiled, half an hour's work."""
+    used = []
     monkeypatch.setattr(run, "_recipes", lambda build, *_: used.append(build.tmp) or True)
     monkeypatch.setattr(run.images, "build", lambda build, _: used.append(build.tmp) or True)
     monkeypatch.setattr(kernel.bitbake, "run", lambda build, *_: used.append(build.tmp) or bitbake.Outcome())
-    run._build(inputs, run.Wanted(str(top), [release], "", kernel.Until.CHECKED), tmp_path / "out")
+    build(kernel.Until.CHECKED, images=True)
     *others, last = used
     assert len(used) == 4 and last not in others
 
 
-def test_westons_units_are_packaged_with_the_layers_recipes(tmp_path, made, monkeypatch):
-    """Else layer-demo's Dom0 would have the testbed's."""
-    top, release, config = made
-    inputs = Inputs(tmp_path, tmp_path, oetrees.Trees(top / release, release), None)
+def test_westons_units_are_packaged_with_the_layers_recipes(build, made, monkeypatch):
+    """Else nothing could be made of the packages, which depend on them."""
+    top, release, _config = made
     asked = []
-    monkeypatch.setattr(run, "_folder", lambda *_: Folder(inputs, tmp_path, config))
-    monkeypatch.setattr(Folder, "prepare", lambda *_: None)
     monkeypatch.setattr(run, "_recipes", lambda _build, wanted, _output: asked.append(wanted) or True)
-    run._build(inputs, run.Wanted(str(top), [release], "", kernel.Until.NONE, images=False), tmp_path / "out")
+    build(kernel.Until.NONE, images=False)
     files = [recipe.file for recipe in asked[0] if recipe.name == "weston-init"]
     assert files == [top / release / "openembedded-core/meta/recipes-graphics/wayland/weston-init.bb"]
 

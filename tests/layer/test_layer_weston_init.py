@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The testbed starts Weston as oe-core's weston-init does: the settings of its units and PAM service are the same."""
+"""The testbed starts Weston as oe-core's weston-init does: by the same units, PAM service and account."""
 
 import re
 
@@ -9,11 +9,13 @@ from oe_trees import CHECKED
 from testbed import layout
 
 UNITS = layout.WESTON_INIT / "usr/lib/systemd/system"
+SYSUSERS = layout.WESTON_INIT / "usr/lib/sysusers.d/weston.conf"
 PAM = layout.WESTON_INIT / "etc/pam.d/weston-autologin"
 FOLDER = "openembedded-core/meta/recipes-graphics/wayland/weston-init"
 VALUES = {"bindir": "/usr/bin", "runtimedir": "/run", "WESTON_USER": "weston", "WESTON_USER_HOME": "/home/weston"}
-# Of words, an empty file, a splash screen that neither has, and where sockets are
+# Words; an empty file; a folder that is always there
 NO_MATTER = {"Description", "Documentation", "EnvironmentFile", "RequiresMountsFor"}
+# a splash screen, which no image of ours has
 ABSENT = {"plymouth-quit-wait.service"}
 
 
@@ -43,15 +45,28 @@ def test_units_have_the_same_settings(unit, release, trees):
 
 
 def rules(text):
-    """(kind, module) of each line of a PAM service."""
+    """The words of each line of a PAM service, but for the sign that a module may be missing."""
     lines = (line.split() for line in text.splitlines() if line.strip() and not line.startswith("#"))
-    return [(words[0].lstrip("-"), words[2], *words[3:]) for words in lines]
+    return [(words[0].lstrip("-"), *words[1:]) for words in lines]
 
 
 @pytest.mark.parametrize("release", CHECKED)
-def test_pam_service_opens_the_same_session(release, trees):
+def test_pam_service_is_the_same(release, trees):
     """pam_loginuid, optional there, only tells audit."""
     theirs = rules((trees / release / FOLDER / "weston-autologin").read_text())
-    assert [rule for rule in rules(PAM.read_text()) if rule[0] == "session"] == [
-        rule for rule in theirs if rule[0] == "session" and rule[1] != "pam_loginuid.so"
-    ]
+    assert len(theirs) > 5
+    assert rules(PAM.read_text()) == [rule for rule in theirs if rule[2] != "pam_loginuid.so"]
+
+
+@pytest.mark.parametrize("release", CHECKED)
+def test_the_account_is_the_same(release, trees):
+    """Of scarthgap's groups "seat" is none yet."""
+    recipe = (trees / release / f"{FOLDER}.bb").read_text()
+    for name in ("WESTON_USER_HOME", "WESTON_USER"):
+        recipe = recipe.replace(f"${{{name}}}", VALUES[name])
+    home, shell, groups = re.search(
+        r'^USERADD_PARAM:\$\{PN\} = "--home (\S+) --shell (\S+) --user-group -G (\S+) weston"$', recipe, re.M
+    ).groups()
+    own = SYSUSERS.read_text()
+    assert re.search(r'^u weston \d+ "[^"]*" (\S+) (\S+)$', own, re.M).groups() == (home, shell)
+    assert set(re.findall(r"^m weston (\S+)$", own, re.M)) == {*groups.split(","), "seat"}

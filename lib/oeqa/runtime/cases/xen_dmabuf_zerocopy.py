@@ -4,7 +4,7 @@
 from oeqa.runtime.xen_dmabuf import picture
 from oeqa.runtime.xen_dmabuf.case import XenDmabufCase
 from oeqa.runtime.xen_dmabuf.dom0 import poll
-from oeqa.runtime.xen_dmabuf.domu import SYSTEMD, send_signal
+from oeqa.runtime.xen_dmabuf.domu import SYSTEMD, XENBUS_CONNECTED, send_signal
 
 POKED, POKED_BACK = 0x5A17C3, 0xC3175A
 CLIENT = "weston-simple-s"  # as the kernel has weston-simple-shm's name
@@ -209,10 +209,10 @@ class XenDmabufDesktopTest(XenDmabufCase):
 
 
 class XenDmabufImageGuestTest(XenDmabufCase):
-    """The guest that an image starts at boot, by domu.cfg as it is: a disk to write on, network, input."""
+    """The guest that an image starts at boot, by domu.cfg as it is."""
 
     def test_it_boots_to_the_screen(self):
-        """Nobody logs in there or starts anything."""
+        """Nobody logs in there or starts anything. Its disk, network and input are connected, too."""
         guest = self.domu(self.dom0.guest_name)
         guest.create_as_configured()
         self.addCleanup(self.dom0.prepare)  # shuts it down, since its disk is written to
@@ -222,3 +222,4 @@ class XenDmabufImageGuestTest(XenDmabufCase):
         poll(lambda: self.dom0.screenshot() != first, 60, "another picture of the moving client")
         self.assertEqual(guest.state()["pixel_bytes_copied"], 0)
         self.assertEqual({b["strategy"] for b in guest.buffers()}, {"map"})
+        self.assertEqual(guest.frontends(), dict.fromkeys(("vbd", "vdispl", "vif", "vkbd"), {XENBUS_CONNECTED}))

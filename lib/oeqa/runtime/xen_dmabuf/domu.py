@@ -24,6 +24,7 @@ SYSTEMD = "systemd.debug_shell=hvc0 systemd.mask=serial-getty@hvc0.service"
 PROGRAM = "xen-dmabuf-patt"  # as the kernel has its name
 ANSWERS = "until xen-dmabuf-pattern send state > /dev/null 2>&1; do :; done"
 BOOT_SECONDS = 180
+XENBUS_CONNECTED = "4"  # xen/include/public/io/xenbus.h
 _DRIVER = "/sys/bus/xen/drivers/vdispl"
 _CONNECTORS = "/sys/class/drm/card*-*/status"
 
@@ -252,6 +253,18 @@ class DomU:
         log = self.dom0.run(f"journalctl -q -o cat _PID={values['MainPID']}")
         answered = re.search(r"flips of the last process answered .*after=\"?([\d.]+) s", log)
         return (began + float(answered[1]) if answered else served) - ended
+
+    def frontends(self) -> dict[str, set[str]]:
+        """The states (enum xenbus_state) of its frontends, by their kind."""
+        devices = f"/local/domain/{self.domid}/device"
+        output = self.dom0.run(
+            f"for kind in $(xenstore-list {devices}); do for id in $(xenstore-list {devices}/$kind); do "
+            f"echo $kind $(xenstore-read {devices}/$kind/$id/state); done; done"
+        )
+        states: dict[str, set[str]] = {}
+        for kind, state in re.findall(r"^(\w+) (\d)$", output, re.M):
+            states.setdefault(kind, set()).add(state)
+        return states
 
     def buffers(self) -> list[Json]:
         """Its display buffers as the backend has them."""
