@@ -59,8 +59,8 @@ class Folder:
     def prepare(self, extra: str = "") -> None:
         """Write its configuration; ``extra`` are further lines of local.conf."""
         self.conf.mkdir(parents=True, exist_ok=True)
-        layers = [str(_inside(name) / folder) for name, folder in oetrees.layers(self.config)]
-        layers.append(str(_inside(None) / HOST_LAYER))
+        layers = [str(inside(name) / folder) for name, folder in oetrees.layers(self.config)]
+        layers.append(str(inside(None) / HOST_LAYER))
         self._write("bblayers.conf", f'BBPATH = "${{TOPDIR}}"\nBBFILES ?= ""\nBBLAYERS = "{" ".join(layers)}"\n')
         self._write("debian-sysroot.inc", sysroot.include(self.inputs.debs))
         self._write("local.conf", self._local(extra))
@@ -100,20 +100,23 @@ class Folder:
 
     def command(self, script: str) -> list[str]:
         """The command line that runs a bash script in the initialised build folder."""
-        repositories = self.inputs.trees.repositories(self.config)
-        mounts = {f"trees/{name}": path for name, path in repositories.items()}
-        mounts["project"] = layout.REPOSITORY
-        mounts["debs"] = self.inputs.debs
+        mounts = {**repositories(self.inputs.trees, self.config), "debs": self.inputs.debs}
         if self.inputs.sources is not None:
             mounts["sources"] = self.inputs.sources
         folder = buildroot.WORK / "build" / self._own
-        enter = oetrees.enter(_inside(oetrees.CORE), _inside("bitbake"), folder)
+        enter = oetrees.enter(inside(oetrees.CORE), inside("bitbake"), folder)
         return buildroot.command(self.inputs.root, buildroot.Mounts(mounts, self.path), f"{enter} && {script}")
 
 
-def _inside(repository: str | None) -> Path:
-    """A repository's folder as bitbake sees it; None is this one."""
+def inside(repository: str | None) -> Path:
+    """A repository's folder as bitbake sees it in the build root; None is this one."""
     return buildroot.WORK / ("project" if repository is None else f"trees/{repository}")
+
+
+def repositories(trees: oetrees.Trees, config: oetrees.Config) -> dict[str, Path]:
+    """Where they are on the host, by their path below WORK: those of a configuration, and this one."""
+    named = {str(inside(name).relative_to(buildroot.WORK)): path for name, path in trees.repositories(config).items()}
+    return {**named, str(inside(None).relative_to(buildroot.WORK)): layout.REPOSITORY}
 
 
 def one(tmp: Path, pattern: str) -> Path:

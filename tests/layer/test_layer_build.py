@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 from layer_files import LAYER
-from oe_trees import MACHINES, NEXT, RELEASES, ROOT, compose, kas_files
+from oe_trees import MACHINES, NEXT, RELEASES, ROOT, BuildFolder, compose, kas_files
 
 from testbed import cache, layerdemo, oetrees
 from testbed.errors import TestbedError
 from testbed.layerbuild import bitbake, buildroot, kernel, recipes, run, sysroot
-from testbed.layerbuild.folder import HOST_LAYER, Folder, Inputs
+from testbed.layerbuild.folder import HOST_LAYER, Folder, Inputs, repositories
 from testbed.packages.standins import STAND_INS
 
 EVERY = (*RELEASES, NEXT)
@@ -495,6 +495,24 @@ def test_oe_check_is_for_the_named_releases(named, checked):
         [sys.executable, "-c", program], cwd=folder, env=environment, capture_output=True, text=True, check=True
     )
     assert tuple(done.stdout.split()) == checked
+
+
+@pytest.mark.parametrize("as_root", [True, False])
+def test_oe_check_finds_its_layers_where_bitbake_runs(made, tmp_path, monkeypatch, as_root):
+    """For root that is a Debian root, where only what is mounted is there."""
+    top, release, config = made
+    monkeypatch.setattr(os, "chown", lambda *_: None)
+    build = BuildFolder(oetrees.trees_of(str(top), release), tmp_path / "build", config, tmp_path if as_root else None)
+    build.prepare()
+    words = (tmp_path / "build/conf/bblayers.conf").read_text().split('"')[-2].replace("\\", "").split()
+    assert len(words) == len(list(oetrees.layers(config)))
+    mounts = repositories(build.trees, config)
+    for name, there in mounts.items():
+        words = [word.replace(str(buildroot.WORK / name), str(there)) for word in words]
+    assert all(Path(word).is_dir() for word in words), words
+    command = build.command("true")
+    assert (command[0] == "bash") != as_root
+    assert not as_root or all(str(there) in command[-1] for there in [*mounts.values(), build.path])
 
 
 def test_kas_knows_the_branch_of_bitbake(configs):
