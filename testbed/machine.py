@@ -14,7 +14,7 @@ from .deadline import wait_until
 from .errors import LostVMError
 from .guest import Dom0
 from .product import KIOSK, Product, chosen
-from .qemu import SCREEN, Images, Qemu, require_qemu
+from .qemu import SCREEN, Images, Qemu, command_lines, require_qemu
 
 BOOT_SECONDS = 300
 
@@ -23,6 +23,7 @@ def _prepare() -> None:
     """What can't be built is said before anything is."""
     xen.choice()
     kernel.line()
+    command_lines()
     debianroot.suite()
     host.install(host.TESTBED)
     host.require_root()

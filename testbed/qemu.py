@@ -15,19 +15,18 @@ from pathlib import Path
 
 from qemu.qmp.legacy import QEMUMonitorProtocol
 
+from .choice import chosen
 from .deadline import wait_until
 from .errors import LostVMError, TestbedError
 
-XEN_OPTIONS = (
-    "console=dtuart dom0_mem=1536M bootscrub=0 conring_size=4M loglvl=info guest_loglvl=info "
-    # where the host is busy, a virtual processor that moves loses its timer: docs/testbed.md
-    "dom0_vcpus_pin"
-)
-DOM0_OPTIONS = (
-    "console=hvc0 root=/dev/vda rw clk_ignore_unused panic=-1 oops=panic loglevel=5 "
-    # the console says when Dom0 is up; mitigations cost most under emulation
-    "systemd.show_status=1 mitigations=off"
-)
+XEN_OPTIONS = "console=dtuart dom0_mem=1536M bootscrub=0 conring_size=4M"
+DOM0_OPTIONS = "console=hvc0 root=/dev/vda clk_ignore_unused"
+# where the host is busy, a virtual processor that moves loses its timer: docs/testbed.md
+MORE_XEN_OPTIONS = "loglvl=info guest_loglvl=info dom0_vcpus_pin"
+# the console says when Dom0 is up; mitigations cost most under emulation
+MORE_DOM0_OPTIONS = "rw panic=-1 oops=panic loglevel=5 systemd.show_status=1 mitigations=off"
+RENDERERS = ("llvmpipe", "softpipe")
+"""Mesa's, of Dom0's Weston: without a GPU it takes the first, where it is built with LLVM."""
 KERNEL_ADDRESS = 0x49000000
 SCREEN = (1280, 800)
 SERIAL_TAIL = 25
@@ -50,6 +49,17 @@ class Images:
     domu: Path
     xen_options: str = ""
     dom0_options: str = ""
+
+
+def command_lines() -> tuple[str, str]:
+    """Xen's and Dom0's, as the environment chooses: XEN_DMABUF_BOOT=image leaves out what the testbed adds."""
+    xen, dom0 = XEN_OPTIONS, DOM0_OPTIONS
+    if chosen("XEN_DMABUF_BOOT", ("testbed", "image"), "testbed") == "testbed":
+        xen, dom0 = f"{xen} {MORE_XEN_OPTIONS}", f"{dom0} {MORE_DOM0_OPTIONS}"
+    renderer = chosen("XEN_DMABUF_RENDERER", RENDERERS, RENDERERS[0])
+    if renderer != RENDERERS[0]:
+        dom0 += f" systemd.setenv=GALLIUM_DRIVER={renderer}"
+    return xen, dom0
 
 
 def _free_port() -> int:
@@ -99,6 +109,7 @@ class Qemu:
             f"hostfwd=tcp:127.0.0.1:{self.ports[name]}-{address}:22" for name, address in DOMU_ADDRESSES.items()
         ]
         width, height = self.screen
+        xen_options, dom0_options = command_lines()
         return [
             # QEMU must not outlive this process, however that one ends
             "setpriv",
@@ -126,10 +137,10 @@ class Qemu:
             "-kernel",
             str(self.images.xen),
             "-append",
-            f"{XEN_OPTIONS} {self.images.xen_options}",
+            f"{xen_options} {self.images.xen_options}",
             "-device",
             f"guest-loader,addr={KERNEL_ADDRESS:#x},kernel={self.images.kernel},"
-            f"bootargs={DOM0_OPTIONS} {self.images.dom0_options}",
+            f"bootargs={dom0_options} {self.images.dom0_options}",
             # both may be written to: into snapshots that end with QEMU
             "-drive",
             f"if=none,id=dom0,format=raw,snapshot=on,file={self.images.dom0}",

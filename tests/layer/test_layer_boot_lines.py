@@ -7,17 +7,19 @@ docs/testbed.md has the reasons.
 import inspect
 import re
 
+import pytest
 from layer_files import LAYER, assignment
 
 from testbed import qemu
+from testbed.errors import TestbedError
 
 IMAGE = (LAYER / "recipes-core/images/xen-dmabuf-image-dom0-qemu.inc").read_text()
 BOARD = next(LAYER.rglob("xen-dmabuf-boot_*.bb")).read_text()
 PAGE = LAYER.parent / "docs/testbed.md"
 
 ONLY_TESTBED = {
-    "xen": {"console", "loglvl", "guest_loglvl", "dom0_vcpus_pin"},
-    "dom0": {"panic", "oops", "loglevel", "systemd.show_status", "mitigations"},
+    "xen": {"loglvl", "guest_loglvl", "dom0_vcpus_pin"},
+    "dom0": {"rw", "panic", "oops", "loglevel", "systemd.show_status", "mitigations"},
 }
 # meta-virtualization's classes say these for the image.
 CONSOLE = {"console": "dtuart"}
@@ -35,17 +37,27 @@ def image():
     return options(assignment(IMAGE, "QB_XEN_CMDLINE_EXTRA"))
 
 
-def test_testbeds_xen_is_told_what_the_images_is():
-    testbed = options(qemu.XEN_OPTIONS)
-    assert {name: testbed.get(name) for name in image()} == image()
-    assert testbed.keys() - image().keys() == ONLY_TESTBED["xen"]
-    assert CONSOLE.items() <= testbed.items()
+@pytest.mark.parametrize(("boot", "more"), [("testbed", ONLY_TESTBED), ("image", {"xen": set(), "dom0": set()})])
+def test_the_testbed_is_told_what_the_image_is(monkeypatch, boot, more):
+    monkeypatch.setenv("XEN_DMABUF_BOOT", boot)
+    monkeypatch.delenv("XEN_DMABUF_RENDERER", raising=False)
+    xen, dom0 = map(options, qemu.command_lines())
+    assert (image() | CONSOLE).items() <= xen.items()
+    assert xen.keys() - image().keys() == CONSOLE.keys() | more["xen"]
+    assert DOM0.items() <= dom0.items()
+    assert dom0.keys() - DOM0.keys() == more["dom0"]
 
 
-def test_testbeds_dom0_is_told_what_the_images_is():
-    testbed = options(qemu.DOM0_OPTIONS)
-    assert DOM0.items() <= testbed.items()
-    assert testbed.keys() - DOM0.keys() == ONLY_TESTBED["dom0"] | {"rw"}
+def test_the_images_renderer_may_be_chosen(monkeypatch):
+    monkeypatch.setenv("XEN_DMABUF_RENDERER", "softpipe")
+    assert qemu.command_lines()[1].endswith(" systemd.setenv=GALLIUM_DRIVER=softpipe")
+
+
+@pytest.mark.parametrize("variable", ["XEN_DMABUF_BOOT", "XEN_DMABUF_RENDERER"])
+def test_another_choice_is_refused(monkeypatch, variable):
+    monkeypatch.setenv(variable, "vulkan")
+    with pytest.raises(TestbedError, match=f'{variable}="vulkan" is not known'):
+        qemu.command_lines()
 
 
 def test_testbed_has_the_images_memory():
@@ -60,5 +72,5 @@ def test_boards_xen_is_told_what_qemus_is():
 
 def test_each_difference_is_on_the_page():
     listed = PAGE.read_text().split("## Differences", 1)[1]
-    for name in (ONLY_TESTBED["xen"] | ONLY_TESTBED["dom0"]) - CONSOLE.keys():
+    for name in ONLY_TESTBED["xen"] | ONLY_TESTBED["dom0"]:
         assert re.search(rf"`{re.escape(name)}(=\S+)?`", listed), name
