@@ -29,6 +29,9 @@ RENDERERS = ("llvmpipe", "softpipe")
 """Mesa's, of Dom0's Weston: without a GPU it takes the first, where it is built with LLVM."""
 KERNEL_ADDRESS = 0x49000000
 SCREEN = (1280, 800)
+# As kas/testimage.yml: room for one window of the usual 640x480. What Dom0's Weston draws and writes into pictures
+# costs the tests' time.
+TEST_SCREEN = (800, 600)
 SERIAL_TAIL = 25
 ICOUNT_SHIFT = 1
 INSTRUCTION_NS = 1 << ICOUNT_SHIFT

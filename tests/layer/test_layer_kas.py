@@ -10,6 +10,8 @@ import yaml
 from layer_files import LAYER
 from oe_trees import MACHINES, NEXT, RELEASES, ROOT, compose, kas_files
 
+from testbed.qemu import TEST_SCREEN
+
 FILES = sorted((ROOT / "kas").glob("*.yml"))
 AXES = ("kas/testimage.yml", "kas/debug.yml")
 
@@ -57,11 +59,12 @@ def test_next_release_composes_from_masters_at_pinned_commits(machine, tmp_path)
     assert {name: config["overrides"]["repos"][name] for name in fetched} == {name: locked[name] for name in fetched}
 
 
-def test_testimage_has_two_screens_in_qemu(tmp_path):
-    """For xen_dmabuf_outputs; nothing else of the device is changed, and no other image's."""
+def test_testimage_has_two_screens_of_the_testbeds_size_in_qemu(tmp_path):
+    """Two for xen_dmabuf_outputs; nothing else of the device is changed, and no other image's."""
     config = compose([*kas_files("qemuarm64", "wrynose"), "kas/testimage.yml"], tmp_path)
     (line,) = [one for one in config["local_conf_header"]["testimage"].splitlines() if one.startswith("QB_GRAPHICS")]
-    assert line == 'QB_GRAPHICS:pn-xen-dmabuf-image-dom0:qemuarm64 = "-device virtio-gpu-pci,max_outputs=2"'
+    device = "-device virtio-gpu-pci,max_outputs=2,xres={},yres={}".format(*TEST_SCREEN)
+    assert line == f'QB_GRAPHICS:pn-xen-dmabuf-image-dom0:qemuarm64 = "{device}"'
 
 
 def test_nobody_accepts_the_eula_for_the_user(tmp_path):

@@ -15,16 +15,15 @@ from testbed.errors import LostVMError
 from testbed.evidence import Claim, Evidence, Watching, collect, test_data
 from testbed.guest import Target
 from testbed.layout import REPOSITORY
+from testbed.qemu import TEST_SCREEN
 
 FOLDER = REPOSITORY / "build" / "test"
-# Room for one window of the usual 640x480: what Dom0's Weston draws and writes into pictures costs the tests' time.
-SCREEN = (800, 600)
 
 
 @pytest.fixture(scope="session")
 def booted():
     """(Qemu, Dom0), booted once."""
-    with machine.boot(machine.build(), FOLDER, SCREEN) as running:
+    with machine.boot(machine.build(), FOLDER, TEST_SCREEN) as running:
         yield running
 
 

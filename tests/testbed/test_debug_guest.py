@@ -17,10 +17,10 @@ from oeqa.runtime.xen_dmabuf.dom0 import poll
 from testbed import kernel_debug, machine
 from testbed.guest import Target
 from testbed.layout import REPOSITORY
+from testbed.qemu import TEST_SCREEN
 
 pytestmark = [pytest.mark.debugkernel, pytest.mark.usefixtures("dom0")]
 FOLDER = REPOSITORY / "build" / "kernel-debug-test-guest"
-SCREEN = (800, 600)
 MEMORY = "768"
 TRACING = "/sys/kernel/tracing"
 
@@ -29,7 +29,7 @@ TRACING = "/sys/kernel/tracing"
 def dom0():
     """The Dom0 whose other kernel for DomUs is the debug kernel; it is the cases' target."""
     with (
-        machine.boot(machine.build(guest_kernel=kernel_debug.build_guest), FOLDER, SCREEN) as (_, dom0),
+        machine.boot(machine.build(guest_kernel=kernel_debug.build_guest), FOLDER, TEST_SCREEN) as (_, dom0),
         pytest.MonkeyPatch.context() as patience,
     ):
         patience.setattr(domu, "BOOT_SECONDS", domu.BOOT_SECONDS * kernel_debug.SLOWNESS)

@@ -16,11 +16,11 @@ from testbed import machine, pattern
 from testbed.deadline import wait_until
 from testbed.display import DomU, Scene, mapped_grants, screenshot, shown_exactly, wait_until_gone
 from testbed.layout import REPOSITORY
+from testbed.qemu import TEST_SCREEN
 
 pytestmark = [pytest.mark.testbed, pytest.mark.compositors]
 
 FOLDER = REPOSITORY / "build" / "compositors"
-SCREEN = (800, 600)
 PACKAGES = ("sway", "labwc", "fonts-dejavu-core", "xkb-data")
 FLIPS = 300
 PICTURES = 20
@@ -59,7 +59,7 @@ KINDS = {
 @pytest.fixture(scope="module")
 def dom0_with_more():
     """(Qemu, Dom0) of a Dom0 that has the packages."""
-    with machine.boot(machine.build(more=PACKAGES), FOLDER, SCREEN) as running:
+    with machine.boot(machine.build(more=PACKAGES), FOLDER, TEST_SCREEN) as running:
         yield running
 
 
@@ -73,7 +73,7 @@ def scene(request, dom0_with_more) -> Iterator[Scene]:
     try:
         wait_until(lambda: not dom0.try_run(f"test -S /run/{name}/{kind.socket}").status, 60, f"{name}'s socket")
         dom0.run("systemctl reload xen-dmabuf-backend")
-        qemu.point(SCREEN[0] - 1, SCREEN[1] - 1)
+        qemu.point(TEST_SCREEN[0] - 1, TEST_SCREEN[1] - 1)
         domu.start_pattern()
         yield Scene(qemu, dom0, domu, FOLDER)
     finally:
