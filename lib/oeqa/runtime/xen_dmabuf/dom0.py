@@ -180,8 +180,8 @@ class Dom0:
         self.change_unit("weston.service", f"ExecStart=\nExecStart={' '.join([command, '--debug', *more])}")
 
     def make_kiosk(self, screens: dict[str, str], mode: str) -> None:
-        """Restart Weston as a kiosk, until unmake_kiosk(): a window fills each output. ``screens``: their app_ids by
-        output; ``mode``: the outputs', where they have it.
+        """Restart Weston as a kiosk, until unmake_kiosk(): a window fills each output, also of a Weston that has ended
+        itself and was started again. ``screens``: their app_ids by output; ``mode``: the outputs', where they have it.
 
         By the layer's configuration of a kiosk if that is installed, else by Dom0's own with the kiosk's shell.
         """
@@ -197,11 +197,11 @@ class Dom0:
             self.configure_backend('[connector."*"]\nplacement = "fullscreen"\nscale = "fit"\n')
         self.start_weston_with_debug(f"--config={_TEST_INI}")
         self._restart_weston()
-        self.start_weston_as_before()
 
     def unmake_kiosk(self) -> None:
         """Undo that."""
         self.restore_backend()
+        self.start_weston_as_before()
         self.run(f"rm -f {_TEST_INI}")
         self._restart_weston()
 
@@ -298,6 +298,10 @@ class Dom0:
         """The running Weston's command line."""
         pid = self.main_pid("weston")
         return self.run(f"tr '\\0' ' ' < /proc/{pid}/cmdline") if pid else ""
+
+    def weston_version(self) -> int:
+        """The first number of it."""
+        return int(found(r"^weston (\d+)", self.run("weston --version"))[1])
 
     def main_pid(self, unit: str) -> int:
         """A unit's main process, 0 if it doesn't run."""
