@@ -45,6 +45,18 @@ def test_another_stream_is_not_taken():
         pattern.require_exact(screen, 200, 100, 0, 5)
 
 
+@pytest.mark.parametrize("expand", [lambda v, most: v * 255 // most, lambda v, most: (v * 510 + most) // (2 * most)])
+def test_a_picture_of_16_bits_is_found_however_it_was_expanded(expand):
+    drawn = np.asarray(pattern.frame(60, 40, 0, 5), np.uint32)
+    shown = np.stack([expand(drawn[..., i] >> (8 - n), 2**n - 1) for i, n in enumerate((5, 6, 5))], -1).astype(np.uint8)
+    rows = [bytes(row) for row in screen_with(shown, 10, 20)]
+    wanted = picture.as_kept([bytes(row.astype(np.uint8)) for row in drawn], "RG16")
+    assert picture.find(picture.as_kept(rows, "RG16"), wanted) == (10, 20)
+    wrong = bytearray(rows[25])
+    wrong[3 * 15] ^= 8
+    assert picture.find(picture.as_kept([*rows[:25], bytes(wrong), *rows[26:]], "RG16"), wanted) is None
+
+
 def test_hidden_corner_is_located_by_the_other():
     screen = screen_with(pattern.frame(200, 100, 0, 5), 10, 20)
     screen[20:40, 10:60] = 40

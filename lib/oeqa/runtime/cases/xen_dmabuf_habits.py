@@ -16,15 +16,12 @@ from oeqa.runtime.xen_dmabuf.domu import PROGRAM, send_signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from oeqa.runtime.xen_dmabuf.dom0 import Json
     from oeqa.runtime.xen_dmabuf.domu import DomU
 
 SIZE = (200, 150)  # two windows at random places rarely overlap
 PLACES = 12  # tries until they don't
 PLACE_SECONDS = 5
-CONVERT: dict[str, Callable[[picture.Picture], picture.Picture]] = {"RG16": picture.as_rgb565}
 NEXT = 2  # stream of the program that comes after a habit
 FLIP_SECONDS = 2.5  # drm_xen_front gives up on an event after 3.1 s
 READ = "read -r line <&3"
@@ -42,8 +39,12 @@ def expected(screen: Json) -> picture.Picture:
     if shown is None:
         return [bytes(3 * SIZE[0])] * SIZE[1]
     frame = picture.frame(shown["width"], shown["height"], shown["stream"], shown["frame"])
-    convert = CONVERT.get(shown["fourcc"])
-    return part(convert(frame) if convert else frame, shown["x"], shown["y"])
+    return kept(part(frame, shown["x"], shown["y"]), screen)
+
+
+def kept(rows: picture.Picture, screen: Json) -> picture.Picture:
+    """What the buffer that a screen has to show keeps of a picture."""
+    return picture.as_kept(rows, screen["shown"]["fourcc"]) if screen["shown"] else rows
 
 
 class XenDmabufHabitsTest(XenDmabufCase):
@@ -135,11 +136,13 @@ class XenDmabufHabitsTest(XenDmabufCase):
     def assert_screens(self, step: Json) -> None:
         """Dom0's screen has in each window what a step says; every connector is connected."""
         self.assertEqual([s["connected"] for s in step["screens"]], [True, True], step)
-        wanted = [expected(screen) for screen in step["screens"]]
+        screens = step["screens"]
+        wanted = [expected(screen) for screen in screens]
 
         def shown() -> bool:
             shot = self.dom0.screenshot()
-            return [part(shot, *place) for place in self.places] == wanted
+            seen = [part(shot, *place) for place in self.places]
+            return [kept(rows, screen) for rows, screen in zip(seen, screens)] == wanted
 
         poll(shown, SHOWN_SECONDS, f"both windows at {self.places}, pixel by pixel, as {step}")
 

@@ -88,25 +88,31 @@ class XenDmabufCase(OERuntimeTestCase):
     ) -> str:
         """Dom0's screen has the frame that a screen's state names, equal in every pixel. Where, in words."""
         self.assertEqual(screen["error"], 0, f"{domu.name}: page flip refused: {screen}")
-        expected = picture.frame(screen["width"], screen["height"], screen["stream"], screen["frame"])
-        if convert:
-            expected = convert(expected)
+        frame = picture.frame(screen["width"], screen["height"], screen["stream"], screen["frame"])
+        expected = picture.as_kept(convert(frame) if convert else frame, screen["fourcc"])
         what = f"{domu.name}: frame {screen['frame']} of stream {screen['stream']} on Dom0's screen, pixel by pixel"
-        return self.assert_found(domu.name, (f"What the DomU drew: frame {screen['frame']}", lambda: expected), what)
+        drawn = f"What the DomU drew: frame {screen['frame']}"
+        return self.assert_found(domu.name, (drawn, lambda: expected), what, fourcc=screen["fourcc"])
 
     def assert_found(
-        self, name: str, drawn: tuple[str, Callable[[], picture.Picture]], what: str, seconds: float = SHOWN_SECONDS
+        self,
+        name: str,
+        drawn: tuple[str, Callable[[], picture.Picture]],
+        what: str,
+        seconds: float = SHOWN_SECONDS,
+        fourcc: str = "XR24",
     ) -> str:
         """Dom0's screen has a picture, equal in every pixel; both are evidence. Where, in words.
 
-        ``drawn``: a caption, and what gives the picture, asked before each look at the screen.
+        ``drawn``: a caption, and what gives the picture, asked before each look at the screen; ``fourcc`` of the buffer
+        that it was drawn in.
         """
         caption, draw = drawn
 
         def there() -> tuple[int, int] | None:
             expected, screen = draw(), self.dom0.screenshot()
             self.pictures[name] = [(caption, expected), ("Dom0's screen", screen)]
-            return picture.find(screen, expected)
+            return picture.find(picture.as_kept(screen, fourcc), expected)
 
         x, y = poll(there, seconds, what)
         expected = self.pictures[name][0][1]
