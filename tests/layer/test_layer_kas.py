@@ -59,8 +59,8 @@ def test_next_release_composes_from_masters_at_pinned_commits(machine, tmp_path)
     assert {name: config["overrides"]["repos"][name] for name in fetched} == {name: locked[name] for name in fetched}
 
 
-def test_testimage_has_two_screens_of_the_testbeds_size_in_qemu(tmp_path):
-    """Two for xen_dmabuf_outputs; nothing else of the device is changed, and no other image's."""
+def test_testimage_has_the_testbeds_screen_and_a_second_one_in_qemu(tmp_path):
+    """The second for xen_dmabuf_outputs; nothing else of the device is changed, and no other image's."""
     config = compose([*kas_files("qemuarm64", "wrynose"), "kas/testimage.yml"], tmp_path)
     (line,) = [one for one in config["local_conf_header"]["testimage"].splitlines() if one.startswith("QB_GRAPHICS")]
     device = "-device virtio-gpu-pci,max_outputs=2,xres={},yres={}".format(*TEST_SCREEN)

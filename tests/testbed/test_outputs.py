@@ -15,6 +15,7 @@ from testbed.display import DomU, screenshot
 from testbed.errors import ProofError
 from testbed.guest import Target
 from testbed.layout import REPOSITORY
+from testbed.qemu import TEST_SCREEN
 
 pytestmark = [pytest.mark.testbed, pytest.mark.usefixtures("kiosk")]
 FOLDER = REPOSITORY / "build" / "test-outputs"
@@ -38,7 +39,7 @@ def weston_ini(first: tuple[int, int] = SCREEN) -> str:
 def kiosk():
     """(Qemu, Dom0) with two outputs, of which one is connected, and the layer's kiosk configuration."""
     with (
-        machine.boot(machine.build(), FOLDER, SCREEN, outputs=2) as (qemu, dom0),
+        machine.boot(machine.build(), FOLDER, TEST_SCREEN, outputs=2) as (qemu, dom0),
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setattr(OERuntimeTestCase, "tc", SimpleNamespace(target=Target(dom0), td={}))

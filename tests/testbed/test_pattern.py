@@ -45,16 +45,34 @@ def test_another_stream_is_not_taken():
         pattern.require_exact(screen, 200, 100, 0, 5)
 
 
-@pytest.mark.parametrize("expand", [lambda v, most: v * 255 // most, lambda v, most: (v * 510 + most) // (2 * most)])
+EXPANSIONS = {
+    "repeated": lambda value, bits: value << 8 - bits | value >> 2 * bits - 8,
+    "nearest": lambda value, bits: (value * 510 + 2**bits - 1) // (2 * (2**bits - 1)),
+    "cut": lambda value, bits: value * 255 // (2**bits - 1),
+}
+
+
+@pytest.mark.parametrize("expand", EXPANSIONS.values(), ids=EXPANSIONS)
 def test_a_picture_of_16_bits_is_found_however_it_was_expanded(expand):
     drawn = np.asarray(pattern.frame(60, 40, 0, 5), np.uint32)
-    shown = np.stack([expand(drawn[..., i] >> (8 - n), 2**n - 1) for i, n in enumerate((5, 6, 5))], -1).astype(np.uint8)
+    shown = np.stack([expand(drawn[..., i] >> (8 - n), n) for i, n in enumerate((5, 6, 5))], -1).astype(np.uint8)
     rows = [bytes(row) for row in screen_with(shown, 10, 20)]
     wanted = picture.as_kept([bytes(row.astype(np.uint8)) for row in drawn], "RG16")
-    assert picture.find(picture.as_kept(rows, "RG16"), wanted) == (10, 20)
-    wrong = bytearray(rows[25])
-    wrong[3 * 15] ^= 8
-    assert picture.find(picture.as_kept([*rows[:25], bytes(wrong), *rows[26:]], "RG16"), wanted) is None
+    assert picture.find(picture.as_shown(rows, "RG16"), wanted) == (10, 20)
+    for bit in (8, 4):  # of a kept bit, and of what no expansion makes
+        wrong = bytearray(rows[25])
+        wrong[3 * 15] ^= bit
+        assert picture.find(picture.as_shown([*rows[:25], bytes(wrong), *rows[26:]], "RG16"), wanted) is None
+
+
+def test_few_values_are_an_expansion_of_16_bits():
+    """At most two for each value of a channel, beside each other."""
+    for channel, bits in enumerate((5, 6, 5)):
+        for value in range(256):
+            pixel = bytes(value if i == channel else 0 for i in range(3))
+            (kept,), (shown,) = picture.as_kept([pixel], "RG16"), picture.as_shown([pixel], "RG16")
+            exact = (value >> 8 - bits) * 255 / (2**bits - 1)
+            assert (shown == kept) == (abs(value - exact) < 1)
 
 
 def test_hidden_corner_is_located_by_the_other():

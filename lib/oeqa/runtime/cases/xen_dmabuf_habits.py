@@ -39,12 +39,12 @@ def expected(screen: Json) -> picture.Picture:
     if shown is None:
         return [bytes(3 * SIZE[0])] * SIZE[1]
     frame = picture.frame(shown["width"], shown["height"], shown["stream"], shown["frame"])
-    return kept(part(frame, shown["x"], shown["y"]), screen)
+    return picture.as_kept(part(frame, shown["x"], shown["y"]), shown["fourcc"])
 
 
-def kept(rows: picture.Picture, screen: Json) -> picture.Picture:
-    """What the buffer that a screen has to show keeps of a picture."""
-    return picture.as_kept(rows, screen["shown"]["fourcc"]) if screen["shown"] else rows
+def seen(rows: picture.Picture, screen: Json) -> picture.Picture:
+    """What Dom0's screen has in a window, as expected() has it."""
+    return picture.as_shown(rows, screen["shown"]["fourcc"]) if screen["shown"] else rows
 
 
 class XenDmabufHabitsTest(XenDmabufCase):
@@ -141,8 +141,7 @@ class XenDmabufHabitsTest(XenDmabufCase):
 
         def shown() -> bool:
             shot = self.dom0.screenshot()
-            seen = [part(shot, *place) for place in self.places]
-            return [kept(rows, screen) for rows, screen in zip(seen, screens)] == wanted
+            return [seen(part(shot, *place), screen) for place, screen in zip(self.places, screens)] == wanted
 
         poll(shown, SHOWN_SECONDS, f"both windows at {self.places}, pixel by pixel, as {step}")
 

@@ -112,7 +112,7 @@ class XenDmabufCase(OERuntimeTestCase):
         def there() -> tuple[int, int] | None:
             expected, screen = draw(), self.dom0.screenshot()
             self.pictures[name] = [(caption, expected), ("Dom0's screen", screen)]
-            return picture.find(picture.as_kept(screen, fourcc), expected)
+            return picture.find(picture.as_shown(screen, fourcc), expected)
 
         x, y = poll(there, seconds, what)
         expected = self.pictures[name][0][1]

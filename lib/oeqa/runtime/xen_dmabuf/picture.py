@@ -13,6 +13,8 @@ import zlib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     Picture = list[bytes]
 
 CELLS = 40
@@ -148,17 +150,33 @@ def of_xrgb8888(row: bytes) -> bytes:
 
 
 def as_kept(picture: Picture, fourcc: str) -> Picture:
-    """What a buffer of a format keeps of a picture.
+    """What a buffer of a format keeps of a picture: of RG16's channels the first bits, which are repeated."""
+    return _by_channel(picture, _kept) if fourcc == "RG16" else picture
 
-    Renderers make 8 bits of fewer in ways of their own (of Mesa's, llvmpipe repeats the first bits and softpipe takes
-    the nearest value), so a screen that shows such a buffer is compared by this, too.
+
+def as_shown(screen: Picture, fourcc: str) -> Picture:
+    """A screen on which a picture of such a buffer is found as as_kept() has it.
+
+    Renderers make 8 bits of fewer in ways of their own, less than one off (of Mesa's, llvmpipe repeats the first bits
+    and softpipe takes the nearest value). All other values stay, and are none of as_kept()'s.
     """
-    return _as_rgb565(picture) if fourcc == "RG16" else picture
+    return _by_channel(screen, _shown) if fourcc == "RG16" else screen
 
 
-def _as_rgb565(picture: Picture) -> Picture:
-    five = bytes((v >> 3) << 3 | v >> 5 for v in range(256))
-    six = bytes((v >> 2) << 2 | v >> 6 for v in range(256))
+def _kept(value: int, bits: int) -> int:
+    first = value >> (8 - bits)
+    return first << (8 - bits) | value >> bits
+
+
+def _shown(value: int, bits: int) -> int:
+    most = (1 << bits) - 1
+    is_expanded = abs(value * most - (value >> (8 - bits)) * 255) < most
+    return _kept(value, bits) if is_expanded else value
+
+
+def _by_channel(picture: Picture, change: Callable[[int, int], int]) -> Picture:
+    """A picture with each channel changed by its value and the number of its bits in RG16."""
+    five, six = (bytes(change(value, bits) for value in range(256)) for bits in (5, 6))
     rows = []
     for row in picture:
         out = bytearray(row.translate(five))
