@@ -100,7 +100,7 @@ class XenDmabufBackendTest(XenDmabufUnnoticedCase):
         )
         self.one.wait_for_worker(old)
         self.assert_back(self.one)
-        self.assertIn("begins anew", self.dom0.run(f"journalctl -q -o cat -u {self.one.unit}"))
+        self.assertIn("begins anew", self.dom0.journal(f"-u {self.one.unit}"))
 
     def test_a_state_that_ends_every_worker_is_given_up(self):
         """After three that died of it the next one begins with nothing."""
@@ -110,7 +110,7 @@ class XenDmabufBackendTest(XenDmabufUnnoticedCase):
         self.dom0.lie("dies")
         self.dom0.run(f"kill -9 {old}")
         self.assert_back(self.one)
-        log = self.dom0.run(f"journalctl -q -o cat -u {self.one.unit}")
+        log = self.dom0.journal(f"-u {self.one.unit}")
         self.assertEqual(log.count("liar: dies"), 3, log)
         self.assertIn("was begun with 3 times without success", log)
 
@@ -206,7 +206,7 @@ class XenDmabufBackendTest(XenDmabufUnnoticedCase):
         killed = float(self.dom0.run(f"read -r now _ < /proc/uptime; kill -9 {self.one.worker()}; echo $now"))
 
         def there():
-            log = self.dom0.run(f"journalctl -q -o short-monotonic -u {self.one.unit} | tail -n 40")
+            log = self.dom0.journal(f"-u {self.one.unit} -n 40", "short-monotonic")
             found = [re.findall(rf"(?m)^\[ *([\d.]+)\].*{line}", log) for line in WHOLE]
             last = [max(map(float, times), default=0.0) for times in found]
             return max(last) - killed if min(last) > killed else 0

@@ -398,7 +398,7 @@ class XenDmabufInputTest(XenDmabufCase):
 
     def _assert_log_bounded(self, domu):
         """Of each of its devices the log has no more lines in a time than is documented."""
-        log = self.dom0.run(f"journalctl -b -q --no-pager -o short-unix -u {SERVICE} -u {domu.unit}")
+        log = self.dom0.journal(f"-u {SERVICE} -u {domu.unit}", "short-unix")
         lines = re.findall(rf"(?m)^(\d+\.\d+) .* domid={domu.domid} device=(\d+)\b", log)
         for device in {number for _at, number in lines}:
             times = [float(at) for at, number in lines if number == device]

@@ -74,7 +74,7 @@ class XenDmabufNeighboursTest(XenDmabufUnnoticedCase, XenDmabufWitnessedCase):
             f"[ ! -e {swap} ] || echo 0 > {swap}; echo {LIMIT} > {limit} && "
             f"sh -c {shlex.quote(eats)}; [ $? = {KILLED} ] || exit 1"
         )
-        self.assertIn("oom-kill", self.dom0.run(f"journalctl -q -o cat -u {self.one.unit}"))
+        self.assertIn("oom-kill", self.dom0.journal(f"-u {self.one.unit}"))
         self.witness.screens("hold")
         self.assert_witness_flips(flips)
         self.assertEqual(self.witness.program(), program, "the neighbour's program")
@@ -136,4 +136,4 @@ class XenDmabufNeighboursTest(XenDmabufUnnoticedCase, XenDmabufWitnessedCase):
 
     def lines(self):
         """How often the supervisor has said that it was told to read its configuration."""
-        return int(self.dom0.run(f"journalctl -q -o cat -u {SERVICE} | grep -c 'configuration read again' || true"))
+        return self.dom0.journal(f"-u {SERVICE}").count("configuration read again")

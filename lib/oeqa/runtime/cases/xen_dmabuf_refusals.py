@@ -79,7 +79,7 @@ class XenDmabufRefusalsTest(XenDmabufWitnessedCase):
 
     def _assert_reasons(self, domu, *texts):
         """The log names the domain and why it was refused."""
-        log = self.dom0.run("journalctl -b --no-pager -o cat -u xen-dmabuf-backend")
+        log = self.dom0.journal("-u xen-dmabuf-backend")
         lines = [line for line in log.splitlines() if f"domain={domu.name} " in line]
         for text in texts:
             self.assertTrue([line for line in lines if text in line], f"no {text!r} in\n" + "\n".join(lines[-60:]))
@@ -92,7 +92,7 @@ class XenDmabufRefusalsTest(XenDmabufWitnessedCase):
         self.dom0.run(f"{creation} < /dev/null > /dev/null 2>&1 &")
         line = r"device refused domain=xen-dmabuf-be-alloc .*be-alloc=1"
         poll(
-            lambda: re.search(line, self.dom0.run("journalctl -b --no-pager -u xen-dmabuf-backend -n 100")),
+            lambda: re.search(line, self.dom0.journal("-u xen-dmabuf-backend -n 100")),
             60,
             "a line of the log that names the domain and be-alloc=1",
         )

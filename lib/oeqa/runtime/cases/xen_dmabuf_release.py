@@ -43,7 +43,7 @@ class XenDmabufReleaseTest(XenDmabufWitnessedCase):
         domus, worst = self.end(
             ("during DBUF_CREATE", STUCK), ("during DBUF_DESTROY", STUCK), ("shown and idle", SILENT)
         )
-        log = self.dom0.run(f"journalctl -q -o cat -u {SERVICE}")
+        log = self.dom0.journal(f"-u {SERVICE}")
         self.assertRegex(log, rf"worker ended: it does not answer .*domid={domus[2].domid} .*releasing for")
         self.saw(f"released {worst:.1f} s after xl's end, a worker that never answered among them")
 

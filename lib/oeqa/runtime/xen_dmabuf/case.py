@@ -285,10 +285,8 @@ class XenDmabufUnnoticedCase(XenDmabufCase):
 
     def noticed(self) -> tuple[int, int]:
         """What is another one after the DomU has noticed: its program, and what was said in XenStore since."""
-        said = self.dom0.run(
-            f"journalctl -q -o cat -u {SERVICE} | grep -c 'backend state.*domid={self.one.domid} ' || true"
-        )
-        return self.one.program(), int(said)
+        said = re.findall(rf"backend state.*domid={self.one.domid} ", self.dom0.journal(f"-u {SERVICE}"))
+        return self.one.program(), len(said)
 
     def unnoticed(self, command: str, timeout: float = 60) -> None:
         """Run a command that ends processes of the backend: another worker, or the same where ``command`` spares it,

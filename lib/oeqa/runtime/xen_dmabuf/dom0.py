@@ -69,6 +69,11 @@ cd {TOOLS}
 [ ! -e persistent ] || echo N > {_PERSISTENT_GRANTS}
 """
 _SHUTDOWN_SECONDS = 60
+_JOURNAL_SECONDS = 30
+# What journalctl says before the first line, on stderr, which a target's output has, too.
+_LEFT_OUT = r"\A(?:(?:Journal file|Use SYSTEMD_LOG_LEVEL=).*(?:\n|\Z))*"
+# The names of archived journals have an "@".
+_LEFT_OUT_IN_USE = r"Journal file \S*/[^/@]+\.journal "
 # Its journal is empty afterwards, or a DomU couldn't mount it to read only.
 _SET_ASIDE = f"""
 domid=$(xl domid {{name}} 2> /dev/null) || exit 0
@@ -406,6 +411,23 @@ class Dom0:
     def main_pids(self) -> list[str]:
         """The main processes of backend and Weston: another one after any restart."""
         return self.run("systemctl show -P MainPID xen-dmabuf-backend weston").split()
+
+    def journal(self, matches: str, output: str = "cat") -> str:
+        """The lines of the journal since boot that match, whole: no file that is written just then is left out.
+
+        journalctl leaves a file out that journald makes larger at that moment, says so, and ends with 0. An archived
+        file that can't be read, as a board has after its power was cut, isn't waited for.
+
+        :param matches: journalctl's own: ``-u unit``, ``_PID=number``, ``-n lines``.
+        :param output: its output mode.
+        """
+
+        def read() -> list[str] | None:
+            text = self.run(f"journalctl -q -b --no-pager -o {output} {matches}")
+            left_out = found(_LEFT_OUT, text)[0]
+            return None if re.search(_LEFT_OUT_IN_USE, left_out) else [text[len(left_out) :]]
+
+        return poll(read, _JOURNAL_SECONDS, f"journalctl {matches}: the file in use is read")[0]
 
     def backend_log(self, lines: int = 120) -> str:
         """What the backend's units have said last."""

@@ -250,7 +250,7 @@ class DomU:
         asked = self.dom0.run(f"systemctl show {self.unit} -p {','.join(times)},MainPID")
         values = dict(line.split("=", 1) for line in asked.split())
         ended, began, served = (int(values[name]) / 1e6 for name in times)
-        log = self.dom0.run(f"journalctl -q -o cat _PID={values['MainPID']}")
+        log = self.dom0.journal(f"_PID={values['MainPID']}")
         answered = re.search(r"flips of the last process answered .*after=\"?([\d.]+) s", log)
         return (began + float(answered[1]) if answered else served) - ended
 
