@@ -420,14 +420,22 @@ class Dom0:
 
         :param matches: journalctl's own: ``-u unit``, ``_PID=number``, ``-n lines``.
         :param output: its output mode.
+        :raises AssertionError: a file that isn't archived stays unreadable; it names the file.
         """
+        left_out = ""
 
         def read() -> list[str] | None:
+            nonlocal left_out
             text = self.run(f"journalctl -q -b --no-pager -o {output} {matches}")
             left_out = found(_LEFT_OUT, text)[0]
             return None if re.search(_LEFT_OUT_IN_USE, left_out) else [text[len(left_out) :]]
 
-        return poll(read, _JOURNAL_SECONDS, f"journalctl {matches}: the file in use is read")[0]
+        try:
+            return poll(read, _JOURNAL_SECONDS, f"journalctl {matches} reads all files in use")[0]
+        except AssertionError as error:
+            if not left_out:
+                raise
+            raise AssertionError(f"{error}\n{left_out}Such a file is broken: remove it from Dom0") from error
 
     def backend_log(self, lines: int = 120) -> str:
         """What the backend's units have said last."""
